@@ -1,0 +1,294 @@
+"""COCO evaluation: the 12 figures of box and mask average precision, computed by pycocotools.
+
+``evaluate`` runs a model over a data set; ``evaluate_results`` scores results that exist already. pycocotools
+matches detections with ground truth; the figures are read from its precision and recall arrays here, because its
+own summary looks for exactly 100 detections per image and answers -1 under any other limit.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from maskrcnn.results import inference, to_results
+
+if TYPE_CHECKING:
+    from maskrcnn.data import Category
+
+IOU_TYPES = ("bbox", "segm")
+AREAS = ("all", "small", "medium", "large")
+IOU_50, IOU_75 = 0, 5  # places of these thresholds in COCO's 0.50, 0.55, ... 0.95
+
+
+def figure_names(max_detections: Sequence[int] = (1, 10, 100)) -> list[str]:
+    """The names of the 12 figures in COCO's order."""
+    recalls = [f"AR{limit}" for limit in max_detections]
+    return ["AP", "AP50", "AP75", "APs", "APm", "APl", *recalls, "ARs", "ARm", "ARl"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model reaches on a data set.
+
+    ``stats["bbox"]`` and, for models with masks, ``stats["segm"]`` hold the 12 figures in the order of ``names``;
+    ``categories["bbox"][name]`` is one category's (AP, AP50, AP75); ``results`` is the COCO results list. A figure
+    is -1 where COCO leaves it undefined: no ground truth in that range of areas.
+    """
+
+    stats: dict[str, list[float]]
+    categories: dict[str, dict[str, tuple[float, float, float]]]
+    results: list[dict[str, Any]]
+    names: list[str]
+
+    def metrics(self) -> dict[str, float]:
+        """The figures under flat names, such as ``segm/AP50``: for logs."""
+        return {
+            f"{iou_type}/{name}": figure
+            for iou_type, figures in self.stats.items()
+            for name, figure in zip(self.names, figures, strict=True)
+        }
+
+    def table(self) -> str:
+        """The figures as text, one line per kind of overlap."""
+        lines = ["      " + "".join(f"{name:>7}" for name in self.names)]
+        for iou_type, figures in self.stats.items():
+            lines.append(f"{iou_type:<6}" + "".join(f"{figure:7.3f}" for figure in figures))
+        return "\n".join(lines)
+
+    def category_table(self) -> str:
+        """AP, AP50 and AP75 of every category as text."""
+        kinds = list(self.stats)
+        width = max([8, *(len(name) for kind in kinds for name in self.categories[kind])])
+        heads = [f"{kind} {figure}" for kind in kinds for figure in ("AP", "AP50", "AP75")]
+        lines = [" " * width + "".join(f"{head:>11}" for head in heads)]
+        for name in self.categories[kinds[0]]:
+            figures = [figure for kind in kinds for figure in self.categories[kind][name]]
+            lines.append(f"{name:<{width}}" + "".join(f"{figure:11.3f}" for figure in figures))
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Any,
+    *,
+    device: torch.device | str | None = None,
+    batch_size: int = 1,
+    max_detections: Sequence[int] = (1, 10, 100),
+    category_ids: Sequence[int] | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Run a detector over a data set and score its boxes and masks.
+
+    Args:
+        model: a detector of this package; its mode and ``mask_format`` are put back afterwards.
+        dataset: a data set of ``maskrcnn.data``; its ``ground_truth()`` is what counts, crowd regions included.
+        device: where to run; the model is expected there. By default where its parameters are.
+        batch_size: images per forward pass.
+        max_detections: COCO's three limits on detections per image, increasing. AP uses the last.
+        category_ids: the category id of label i + 1 at place i, for a model trained with another list of
+            categories than the data set's; detections of categories the data set lacks are then left out.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        ValueError: if ``max_detections`` is not three increasing numbers, or a predicted label has no category.
+    """
+    limits = _check_limits(max_detections)
+    categories: Sequence[Category] = dataset.categories
+    known = {category.id for category in categories}
+    ids = [category.id for category in categories] if category_ids is None else list(category_ids)
+    convention = getattr(model, "paste_convention", "continuous")
+    if device is None:
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    results: list[dict[str, Any]] = []
+    has_masks = False
+    with (
+        inference(model),
+        tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress) as bar,
+    ):
+        for places, images in _batches(dataset, batch_size):
+            for place, image, detections in zip(
+                places, images, model([image.to(device) for image in images]), strict=True
+            ):
+                has_masks = has_masks or "masks" in detections
+                size = (image.shape[-2], image.shape[-1])
+                found = to_results(detections, dataset.image_ids[place], size, ids, convention)
+                results += [result for result in found if result["category_id"] in known]
+            bar.update(len(places))
+
+    ground_truth = dataset.ground_truth()
+    kinds = IOU_TYPES if has_masks else IOU_TYPES[:1]
+    matched = {kind: _match(ground_truth, results, kind, limits) for kind in kinds}
+    return Evaluation(
+        stats={kind: _figures(arrays) for kind, arrays in matched.items()},
+        categories={kind: _category_figures(arrays, categories) for kind, arrays in matched.items()},
+        results=results,
+        names=figure_names(limits),
+    )
+
+
+def evaluate_results(
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    iou_type: str = "segm",
+    max_detections: Sequence[int] = (1, 10, 100),
+) -> list[float]:
+    """The 12 COCO figures of results that exist already.
+
+    Args:
+        ground_truth: a COCO instances dict (``images, annotations, categories``); it is not changed.
+        results: COCO results: ``image_id, category_id, score`` and ``bbox`` or ``segmentation``.
+        iou_type: ``"bbox"`` or ``"segm"``.
+        max_detections: the three limits on detections per image, increasing. AP uses the last.
+
+    Returns:
+        The figures in the order of ``figure_names``; -1 where there is no ground truth in a range of areas.
+
+    Raises:
+        ValueError: for another ``iou_type``, wrong limits, or results that do not fit the ground truth.
+
+    Equivalent to: ``COCOeval`` with ``evaluate(), accumulate(), summarize()``, for the limits (1, 10, 100).
+    """
+    return _figures(_match(ground_truth, results, iou_type, _check_limits(max_detections)))
+
+
+def _check_limits(max_detections: Sequence[int]) -> list[int]:
+    limits = list(max_detections)
+    if len(limits) != 3 or limits[0] < 1 or not limits[0] < limits[1] < limits[2]:
+        raise ValueError(
+            f"expected max_detections of three increasing numbers such as (1, 10, 100), got {limits}"
+        )
+    return limits
+
+
+def _batches(dataset: Any, batch_size: int) -> Iterator[tuple[range, list[Tensor]]]:
+    for start in range(0, len(dataset), batch_size):
+        places = range(start, min(start + batch_size, len(dataset)))
+        yield places, [dataset[place][0] for place in places]
+
+
+def _match(
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str, limits: list[int]
+) -> dict[str, np.ndarray]:
+    """pycocotools' arrays: precision [T, R, K, A, M] and recall [T, K, A, M], -1 where there is no ground truth.
+
+    T thresholds, R recalls, K categories in order of their ids, A areas, M limits.
+    """
+    if iou_type not in IOU_TYPES:
+        raise ValueError(f"expected iou_type 'bbox' or 'segm', got {iou_type!r}")
+    with redirect_stdout(
+        io.StringIO()
+    ):  # pycocotools reports to stdout, where our callers print their own tables
+        truth = _index(ground_truth, _truth_annotations(ground_truth, iou_type))
+        found = _index(ground_truth, _result_annotations(ground_truth, results, iou_type))
+        matcher = COCOeval(truth, found, iou_type)
+        matcher.params.maxDets = limits
+        matcher.evaluate()
+        matcher.accumulate()
+    return {name: matcher.eval[name] for name in ("precision", "recall")}
+
+
+def _index(ground_truth: dict[str, Any], annotations: list[dict[str, Any]]) -> COCO:
+    coco = COCO()
+    images, categories = ground_truth.get("images", []), ground_truth.get("categories", [])
+    coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+def _truth_annotations(ground_truth: dict[str, Any], iou_type: str) -> list[dict[str, Any]]:
+    """Copies, since pycocotools writes into annotations, under ids from 1, since it takes a match with id 0 for none."""
+    field = "bbox" if iou_type == "bbox" else "segmentation"
+    sizes = {
+        image["id"]: (image.get("height"), image.get("width")) for image in ground_truth.get("images", [])
+    }
+    copies = []
+    for number, annotation in enumerate(ground_truth.get("annotations", []), start=1):
+        if field not in annotation:
+            raise ValueError(f"ground truth: annotation {annotation.get('id')} has no {field!r}")
+        copy = {"iscrowd": 0, **annotation, "id": number}
+        if "area" not in copy:
+            copy["area"] = _area(copy, sizes[copy["image_id"]])
+        copies.append(copy)
+    return copies
+
+
+def _area(annotation: dict[str, Any], size: tuple[int, int]) -> float:
+    """The area of a mask, or of the box where there is no mask."""
+    shape = annotation.get("segmentation")
+    if not shape:
+        return float(annotation["bbox"][2] * annotation["bbox"][3])
+    if isinstance(shape, list) or isinstance(shape["counts"], list):
+        shape = coco_mask.frPyObjects(shape, *size)
+    return float(np.sum(coco_mask.area(coco_mask.merge(shape) if isinstance(shape, list) else shape)))
+
+
+def _result_annotations(
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str
+) -> list[dict[str, Any]]:
+    field = "bbox" if iou_type == "bbox" else "segmentation"
+    known = {
+        "image_id": {image["id"] for image in ground_truth.get("images", [])},
+        "category_id": {category["id"] for category in ground_truth.get("categories", [])},
+    }
+    annotations = []
+    for number, result in enumerate(results):
+        missing = [key for key in ("image_id", "category_id", "score", field) if key not in result]
+        if missing:
+            raise ValueError(f"results: entry {number} has no {missing[0]!r}")
+        for key, ids in known.items():
+            if result[key] not in ids:
+                raise ValueError(
+                    f"results: entry {number} has {key} {result[key]}, which the ground truth lacks"
+                )
+        # Size classes go by the area of what is compared: the box, or the mask.
+        area = result["bbox"][2] * result["bbox"][3] if iou_type == "bbox" else coco_mask.area(result[field])
+        kept = {key: result[key] for key in ("image_id", "category_id", "score", field)}
+        annotations.append({**kept, "area": float(area), "iscrowd": 0, "id": number + 1})
+    return annotations
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean over what is defined, -1 if nothing is."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else -1.0
+
+
+def _figures(arrays: dict[str, np.ndarray]) -> list[float]:
+    precision, recall = arrays["precision"][..., -1], arrays["recall"]
+    sizes = range(1, len(AREAS))
+    return [
+        _mean(precision[..., 0]),
+        _mean(precision[IOU_50, ..., 0]),
+        _mean(precision[IOU_75, ..., 0]),
+        *(_mean(precision[..., size]) for size in sizes),
+        *(_mean(recall[..., 0, limit]) for limit in range(recall.shape[-1])),
+        *(_mean(recall[..., size, -1]) for size in sizes),
+    ]
+
+
+def _category_figures(
+    arrays: dict[str, np.ndarray], categories: Sequence[Category]
+) -> dict[str, tuple[float, float, float]]:
+    precision = arrays["precision"][
+        ..., 0, -1
+    ]  # [T, R, K]; data sets list categories by id, as pycocotools does
+    return {
+        category.name: (
+            _mean(precision[..., k]),
+            _mean(precision[IOU_50, :, k]),
+            _mean(precision[IOU_75, :, k]),
+        )
+        for k, category in enumerate(categories)
+    }

@@ -1,0 +1,133 @@
+"""From a model's detections to COCO's results format: boxes as xywh, masks as RLE strings.
+
+Evaluation and prediction both end here. Masks leave the model as small M x M probabilities and become full-size
+bitmaps a few at a time, so the memory is bounded whatever the picture's size and the number of detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+
+from maskrcnn_ops import paste_masks
+
+# Pixels of full-size masks that are held at once (bytes on the model's device, and again in Fortran order).
+PIXELS_AT_ONCE = 64 * 2**20
+
+
+def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """Encode bitmaps as COCO run lengths.
+
+    Args:
+        masks: bool or uint8 (0 and 1) tensor [D, H, W].
+
+    Returns:
+        D dicts ``{"size": [H, W], "counts": str}``, ready for ``json.dump`` and for pycocotools.
+
+    Raises:
+        ValueError: if ``masks`` has another rank or dtype.
+    """
+    if masks.ndim != 3 or masks.dtype not in (torch.bool, torch.uint8):
+        raise ValueError(
+            f"encode_masks: expected bool or uint8 masks [D, H, W], got {masks.dtype} {list(masks.shape)}"
+        )
+    if masks.shape[0] == 0:
+        return []
+    # Run lengths go down the columns: [D, W, H] in C order is [H, W, D] in the Fortran order pycocotools wants.
+    columns = masks.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
+    runs = coco_mask.encode(columns.transpose(2, 1, 0))
+    return [{"size": list(run["size"]), "counts": run["counts"].decode("ascii")} for run in runs]
+
+
+def encode_roi_masks(
+    masks: Tensor, boxes: Tensor, image_size: tuple[int, int], convention: str = "continuous"
+) -> list[dict[str, Any]]:
+    """Paste mask probabilities [D, 1, M, M] at their boxes [D, 4], cut at 0.5 and encode them.
+
+    A few masks are full-size at any time (``PIXELS_AT_ONCE``); ``convention`` is that of ``paste_masks``.
+    """
+    height, width = image_size
+    step = max(1, PIXELS_AT_ONCE // max(1, height * width))
+    runs: list[dict[str, Any]] = []
+    for part, part_boxes in zip(masks.split(step), boxes.split(step), strict=True):
+        runs += encode_masks(paste_masks(part, part_boxes, image_size, 0.5, convention))
+    return runs
+
+
+def decode_mask(run: dict[str, Any]) -> np.ndarray:
+    """The bool bitmap [H, W] of one RLE dict."""
+    bitmap: np.ndarray = coco_mask.decode(run).astype(bool)
+    return bitmap
+
+
+def to_results(
+    detections: dict[str, Tensor],
+    image_id: int,
+    image_size: tuple[int, int],
+    category_ids: Sequence[int],
+    convention: str = "continuous",
+) -> list[dict[str, Any]]:
+    """One image's detections as COCO results.
+
+    Args:
+        detections: ``boxes`` [D, 4] xyxy in the image's pixels, ``labels`` [D] from 1, ``scores`` [D] and, if the
+            model has a mask head, ``masks``: either probabilities [D, 1, M, M] or bitmaps bool [D, H, W].
+        image_size: (H, W) of the image.
+        category_ids: the category id of label i + 1 at place i.
+        convention: how M x M probabilities are pasted.
+
+    Returns:
+        D dicts with ``image_id, category_id, bbox`` (x, y, width, height), ``score`` and, with masks,
+        ``segmentation``.
+
+    Raises:
+        ValueError: if a label has no category id.
+    """
+    labels = detections["labels"].tolist()
+    if labels and not 1 <= min(labels) <= max(labels) <= len(category_ids):
+        raise ValueError(
+            f"detections carry labels {min(labels)} to {max(labels)}, but there are {len(category_ids)} categories"
+        )
+    corners = detections["boxes"].double()
+    boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
+    scores = detections["scores"].double().tolist()
+    results: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
+        for label, box, score in zip(labels, boxes, scores, strict=True)
+    ]
+    masks = detections.get("masks")
+    if masks is not None:
+        if masks.dtype == torch.bool:
+            runs = encode_masks(masks)
+        else:
+            runs = encode_roi_masks(masks, detections["boxes"], image_size, convention)
+        for result, run in zip(results, runs, strict=True):
+            result["segmentation"] = run
+    return results
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, masks as M x M probabilities; everything is put back on leaving.
+
+    Each submodule gets its own training flag back, so a partly frozen model stays partly frozen.
+    """
+    training = {module: module.training for module in model.modules()}
+    mask_format = getattr(model, "mask_format", None)
+    model.eval()
+    if mask_format is not None:
+        model.mask_format = "roi"  # type: ignore[assignment]
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+        if mask_format is not None:
+            model.mask_format = mask_format
