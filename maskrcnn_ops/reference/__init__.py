@@ -1,21 +1,21 @@
 """Every operator of this package in plain PyTorch: the executable specification.
 
 Written to be read and to be trusted, not to be fast: each formula stands here once, in the order in which the
-kernels evaluate it. Names and signatures are those of ``maskrcnn_ops``. Everything runs on any device, in float32
-and float64 (half-precision coordinates are widened to float32 on entry, half-precision features and masks are
-accumulated in float32), and is differentiable through autograd where the operator is: pooling -> features; IoU,
-encode, decode, clip, convert, area -> boxes and deltas; ``paste_masks(threshold=None)`` -> masks. Arguments are
-not validated here, except that an image index outside the batch raises.
+kernels evaluate it. Names and signatures are those of ``maskrcnn_ops``. Everything runs on any device, in
+float32 and float64 (half-precision coordinates are widened to float32 on entry, half-precision features and
+masks are accumulated in float32), and is differentiable through autograd where the operator is: pooling ->
+features; IoU, encode, decode, clip, convert, area -> boxes and deltas; ``paste_masks(threshold=None)`` ->
+masks. Arguments are not validated here, except that an image index outside the batch raises.
 
 Note [Pixel centres]
 ~~~~~~~~~~~~~~~~~~~~
-Coordinates are continuous and measured at pixel *edges*: an image of width W spans [0, W], pixel i spans [i, i + 1]
-and its value sits at its centre, i + 0.5. A box ``xyxy`` = (x1, y1, x2, y2) has width x2 - x1 and covers whole pixels
-when its sides are integers. The *cell index* of a point is therefore u = x - 0.5: at u = i the point lies on the
-centre of cell i, and between two centres linear interpolation applies. An operator whose option is called
-``aligned`` (or ``convention="continuous"``) subtracts this half pixel; with ``aligned=False`` the coordinate is taken
-as a cell index directly, half a cell too far to the lower right, which is the original RoIAlign and what published
-weights expect.
+Coordinates are continuous and measured at pixel *edges*: an image of width W spans [0, W], pixel i spans
+[i, i + 1] and its value sits at its centre, i + 0.5. A box ``xyxy`` = (x1, y1, x2, y2) has width x2 - x1 and
+covers whole pixels when its sides are integers. The *cell index* of a point is therefore u = x - 0.5: at u = i
+the point lies on the centre of cell i, and between two centres linear interpolation applies. An operator
+whose option is called ``aligned`` (or ``convention="continuous"``) subtracts this half pixel; with
+``aligned=False`` the coordinate is taken as a cell index directly, half a cell too far to the lower right,
+which is the original RoIAlign and what published weights expect.
 """
 
 from .boxes import (

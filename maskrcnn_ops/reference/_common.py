@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Integer cell coordinates are clamped to this magnitude: far outside any map, and sums of two still fit any integer.
+# Integer cell coordinates are clamped to this magnitude: far outside any map, and sums of two still fit any
+# integer.
 FAR = 2**30
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -56,8 +57,9 @@ def image_indices(operator: str, rois: Tensor, num_images: int) -> Tensor:
 def linear_weights(u: Tensor, size: int) -> Tensor:
     """Weights of linear interpolation at cell index ``u`` ([...]) on cells 0..size-1: [..., size].
 
-    A hat of height 1 and half-width 1 on every cell: 1 - frac on floor(u), frac on the next. What falls on cells that
-    do not exist is dropped, so outside the map is zero; clamp ``u`` to [0, size - 1] to repeat the border instead.
+    A hat of height 1 and half-width 1 on every cell: 1 - frac on floor(u), frac on the next. What falls on
+    cells that do not exist is dropped, so outside the map is zero; clamp ``u`` to [0, size - 1] to repeat the
+    border instead.
     """
     cells = torch.arange(size, device=u.device, dtype=u.dtype)
     return (1 - (u[..., None] - cells).abs()).clamp(min=0)

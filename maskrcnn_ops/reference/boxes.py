@@ -17,7 +17,7 @@ MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
-    """Width times height: [..., 4] -> [...]; negative where exactly one side is. fmt: xyxy, xywh or cxcywh."""
+    """Width times height: [..., 4] -> [...]; negative where one side is. fmt: xyxy, xywh or cxcywh."""
     sides = _sides(widen(boxes)) if _checked(fmt) == "xyxy" else widen(boxes)[..., 2:]
     return sides[..., 0] * sides[..., 1]
 
@@ -76,10 +76,10 @@ def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
-    """First and last non-zero column and row of each mask: [L, H, W] -> float32 [L, 4]; zeros for an empty mask.
+    """First and last non-zero column and row: [L, H, W] -> float32 [L, 4]; zeros for an empty mask.
 
-    Pixel *indices*, both ends included, as torchvision gives them: one less than the edges of Note [Pixel centres]
-    on the lower right.
+    Pixel *indices*, both ends included, as torchvision gives them: one less than the edges of Note [Pixel
+    centres] on the lower right.
     """
     boxes = torch.zeros(len(masks), 4, device=masks.device)
     for box, mask in zip(boxes, masks, strict=True):
@@ -94,8 +94,8 @@ def encode_boxes(
 ) -> Tensor:
     """Deltas (dx, dy, dw, dh) that move each proposal onto its reference box: [L, 4], [L, 4] -> [L, 4].
 
-    dx = wx (x_ref - x_prop) / w_prop, dw = ww log(w_ref / w_prop) between centres and sides, likewise for y and h.
-    Inverse of ``decode_boxes`` as long as the latter does not clip. A side of 0 gives inf or NaN.
+    dx = wx (x_ref - x_prop) / w_prop, dw = ww log(w_ref / w_prop) between centres and sides, likewise for y
+    and h. Inverse of ``decode_boxes`` as long as the latter does not clip. A side of 0 gives inf or NaN.
     """
     reference_boxes, proposals = widen(reference_boxes), widen(proposals)
     sides, centres = _sides(proposals), _centres(proposals)
@@ -111,9 +111,10 @@ def decode_boxes(
     weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
     clip: float = MAX_LOG_SCALE,
 ) -> Tensor:
-    """Boxes from deltas: [L, 4] or [L, K * 4] (one box a class), anchors [L, 4] -> boxes of the deltas' shape.
+    """Boxes from deltas: [L, 4] or [L, K * 4] (one box a class), anchors [L, 4] -> the deltas' shape.
 
-    Centre = delta / weight * side + centre of the anchor; side = exp(min(delta / weight, clip)) * side of the anchor.
+    Centre = delta / weight * side + centre of the anchor; side = exp(min(delta / weight, clip)) * side of the
+    anchor.
     """
     deltas, anchors = widen(deltas), widen(anchors)
     codes = deltas.unflatten(-1, (-1, 4))  # [L, K, 4]

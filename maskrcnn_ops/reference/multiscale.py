@@ -25,9 +25,10 @@ def assign_levels(
 ) -> Tensor:
     """Pyramid level of each box: [R, 4] -> int64 [R], counted from k_min (0 is level k_min).
 
-    level = floor(canonical_level + log2(sqrt(area) / canonical_scale + eps_inside) + eps), clamped to [k_min, k_max]
-    (FPN, equation 1). ``eps`` keeps a box of exactly the canonical size on its level in spite of rounding (torchvision:
-    1e-6 outside; detectron2: 1e-8 inside). A box without area, or with a NaN, goes to k_min.
+    level = floor(canonical_level + log2(sqrt(area) / canonical_scale + eps_inside) + eps), clamped to [k_min,
+    k_max] (FPN, equation 1). ``eps`` keeps a box of exactly the canonical size on its level in spite of
+    rounding (torchvision: 1e-6 outside; detectron2: 1e-8 inside). A box without area, or with a NaN, goes to
+    k_min.
     """
     side = box_area(boxes.detach()).sqrt()
     level = (canonical_level + torch.log2(side / canonical_scale + eps_inside) + eps).floor()
@@ -37,8 +38,8 @@ def assign_levels(
 class MultiScaleRoIAlign(nn.Module):
     """Each box pooled by ``roi_align`` (not aligned) from the pyramid level that fits its size.
 
-    Levels are the maps of ``featmap_names``, finest first. The scale of a level is the power of two nearest to
-    map height / height of the batch, the latter being the largest of ``image_shapes``.
+    Levels are the maps of ``featmap_names``, finest first. The scale of a level is the power of two nearest
+    to map height / height of the batch, the latter being the largest of ``image_shapes``.
     """
 
     def __init__(

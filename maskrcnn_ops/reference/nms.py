@@ -12,15 +12,15 @@ from .boxes import box_area
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Indices of the boxes that survive, by descending score.
 
-    boxes [L, 4] xyxy, scores [L] -> int64 [D]. Boxes are visited by descending score, ties by ascending index; each
-    box not yet suppressed is kept and suppresses every later box with
+    boxes [L, 4] xyxy, scores [L] -> int64 [D]. Boxes are visited by descending score, ties by ascending
+    index; each box not yet suppressed is kept and suppresses every later box with
 
         inter / (area_i + area_j - inter) > iou_threshold
 
-    The quotient is computed in the dtype of boxes (half: float32), every operation rounded, and compared in float64
-    with the threshold as given: boxes with a float32 IoU of 0.1 are suppressed at a threshold of 0.1, since
-    float32(0.1) > 0.1. A quotient 0/0 suppresses nothing. A box with a NaN coordinate or score is never kept and
-    suppresses nothing. Not differentiable.
+    The quotient is computed in the dtype of boxes (half: float32), every operation rounded, and compared in
+    float64 with the threshold as given: boxes with a float32 IoU of 0.1 are suppressed at a threshold of 0.1,
+    since float32(0.1) > 0.1. A quotient 0/0 suppresses nothing. A box with a NaN coordinate or score is never
+    kept and suppresses nothing. Not differentiable.
     """
     return _greedy(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
 

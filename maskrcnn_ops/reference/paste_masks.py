@@ -22,18 +22,18 @@ def paste_masks(
     masks [D, M, M] or [D, 1, M, M] probabilities; boxes [D, 4] xyxy in pixels; image_size (H, W)
     -> bool [D, H, W], probability > threshold; with threshold None the probabilities in the dtype of masks.
 
-    ``continuous`` (as detectron2): pixel x takes its centre to the mask, u = (x + 0.5 - x1) / (x2 - x1) * M - 0.5
-    (Note [Pixel centres] in ``maskrcnn_ops.reference``); outside the mask's cells is zero. A box without positive
-    width and height gives an empty mask.
+    ``continuous`` (as detectron2): pixel x takes its centre to the mask,
+    u = (x + 0.5 - x1) / (x2 - x1) * M - 0.5 (Note [Pixel centres] in ``maskrcnn_ops.reference``); outside the
+    mask's cells is zero. A box without positive width and height gives an empty mask.
 
-    ``integer`` (as torchvision): a ring of zeros around the mask, the box enlarged by (M + 2) / M about its centre
-    and truncated to whole pixels, both ends included; over its n = last - first + 1 pixels
+    ``integer`` (as torchvision): a ring of zeros around the mask, the box enlarged by (M + 2) / M about its
+    centre and truncated to whole pixels, both ends included; over its n = last - first + 1 pixels
     u = (x - first + 0.5) * (M + 2) / n - 0.5, border repeated. Truncated coordinates are clamped to +-2^30.
 
-    Rows and columns are independent: out = A_y @ mask @ A_x^T. A box with a non-finite coordinate or side gives an
-    empty mask. Geometry is computed in the dtype of boxes (half: float32), sums and the comparison with the
-    threshold, rounded to that dtype, in that of masks (half: float32). With threshold None differentiable in masks;
-    never in boxes.
+    Rows and columns are independent: out = A_y @ mask @ A_x^T. A box with a non-finite coordinate or side
+    gives an empty mask. Geometry is computed in the dtype of boxes (half: float32), sums and the comparison
+    with the threshold, rounded to that dtype, in that of masks (half: float32). With threshold None
+    differentiable in masks; never in boxes.
     """
     axis_weights = {"continuous": _continuous_weights, "integer": _integer_weights}[convention]
     height, width = image_size

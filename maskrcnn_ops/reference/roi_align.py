@@ -20,25 +20,27 @@ def roi_align(
 ) -> Tensor:
     """Average of bilinear samples in each bin of each RoI.
 
-    input [N, C, H, W]; boxes [R, 5] (image index, xyxy) or a list with one [L, 4] per image, in coordinates that
-    ``spatial_scale`` brings to the map -> [R, C, P, P] (or output_size = (height, width)) in the dtype of input.
+    input [N, C, H, W]; boxes [R, 5] (image index, xyxy) or a list with one [L, 4] per image, in coordinates
+    that ``spatial_scale`` brings to the map -> [R, C, P, P] (or output_size = (height, width)) in the dtype
+    of input.
 
     The map is a grid of cells (Note [Pixel centres] in ``maskrcnn_ops.reference``). A RoI is
-    ``box * spatial_scale - offset`` with offset 0.5 if ``aligned``, else 0 and its sides at least 1. Its sides are cut
-    into P bins, each bin into ``sampling_ratio`` samples a side, or with sampling_ratio <= 0 into
+    ``box * spatial_scale - offset`` with offset 0.5 if ``aligned``, else 0 and its sides at least 1. Its
+    sides are cut into P bins, each bin into ``sampling_ratio`` samples a side, or if that is <= 0 into
 
         count = min(ceil(side / P), 2 * map_side + 8)
 
-    for that axis. The bound keeps the work finite for any box; it changes nothing for a RoI shorter than P times twice
-    its map. A count of 0 (aligned, side <= 0) gives zeros. Samples below -1 or above the map's side give zero; the rest
-    repeat the border.
+    for that axis. The bound keeps the work finite for any box; it changes nothing for a RoI shorter than P
+    times twice its map. A count of 0 (aligned, side <= 0) gives zeros. Samples below -1 or above the map's
+    side give zero; the rest repeat the border.
 
-    Rows and columns are independent, so the whole is a product: out = A_y @ F @ A_x^T, with A [P, map_side] the mean
-    interpolation weights of the samples of each bin. Being a product, one non-finite feature spreads in its channel.
+    Rows and columns are independent, so the whole is a product: out = A_y @ F @ A_x^T, with A [P, map_side]
+    the mean interpolation weights of the samples of each bin. Being a product, one non-finite feature spreads
+    in its channel.
 
-    A RoI with a non-finite index, coordinate or side gives zeros and no gradient; a finite index outside the batch
-    raises RuntimeError. Geometry is computed in the dtype of boxes (half: float32), sums in that of input (half:
-    float32). Differentiable in input; not in boxes.
+    A RoI with a non-finite index, coordinate or side gives zeros and no gradient; a finite index outside the
+    batch raises RuntimeError. Geometry is computed in the dtype of boxes (half: float32), sums in that of
+    input (half: float32). Differentiable in input; not in boxes.
     """
     pooled_h, pooled_w = pair(output_size)
     num_images, channels, height, width = input.shape
@@ -69,7 +71,7 @@ def roi_align(
 def _bin_weights(
     start: Tensor, side: Tensor, pooled: int, size: int, sampling_ratio: int, valid: Tensor
 ) -> Tensor:
-    """[R, pooled, size]: mean interpolation weights of the samples of each bin along one axis; 0 where not valid."""
+    """[R, pooled, size]: mean interpolation weights of each bin's samples along one axis; 0 if not valid."""
     start, side = start.where(valid, 0), side.where(valid, 0)
     count = _sample_count(side, pooled, size, sampling_ratio)[:, None, None]  # [R, 1, 1]
     bin_size = (side / pooled)[:, None, None]

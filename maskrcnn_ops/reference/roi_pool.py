@@ -18,17 +18,18 @@ def roi_pool(
 ) -> Tensor:
     """Maximum over the cells of each bin of each RoI.
 
-    input [N, C, H, W]; boxes [R, 5] (image index, xyxy) or a list with one [L, 4] per image -> [R, C, P, P] (or
-    output_size = (height, width)) in the dtype of input.
+    input [N, C, H, W]; boxes [R, 5] (image index, xyxy) or a list with one [L, 4] per image -> [R, C, P, P]
+    (or output_size = (height, width)) in the dtype of input.
 
-    Corners are scaled and rounded to cells, halves away from zero, both ends included, so a side has at least one
-    cell: side = max(end - start + 1, 1). Bin p takes the cells from floor(p * side / P) up to, not including,
-    ceil((p + 1) * side / P) after start: neighbours overlap where the bin size is no whole number. A bin without
-    cells inside the map gives 0. The gradient goes to the first maximum in row-major order; a NaN counts as maximum.
+    Corners are scaled and rounded to cells, halves away from zero, both ends included, so a side has at least
+    one cell: side = max(end - start + 1, 1). Bin p takes the cells from floor(p * side / P) up to, not
+    including, ceil((p + 1) * side / P) after start: neighbours overlap where the bin size is no whole number.
+    A bin without cells inside the map gives 0. The gradient goes to the first maximum in row-major order; a
+    NaN counts as maximum.
 
-    A RoI with a non-finite index or scaled coordinate gives zeros and no gradient; a finite index outside the batch
-    raises RuntimeError. Rounded coordinates are clamped to +-2^30, so no box overflows. Geometry is computed in the
-    dtype of boxes (half: float32). Differentiable in input; not in boxes.
+    A RoI with a non-finite index or scaled coordinate gives zeros and no gradient; a finite index outside the
+    batch raises RuntimeError. Rounded coordinates are clamped to +-2^30, so no box overflows. Geometry is
+    computed in the dtype of boxes (half: float32). Differentiable in input; not in boxes.
     """
     pooled_h, pooled_w = pair(output_size)
     num_images, channels, height, width = input.shape
@@ -68,7 +69,7 @@ def _round_half_away(x: Tensor) -> Tensor:
 
 
 def _bin_ranges(start: Tensor, end: Tensor, pooled: int, size: int, dtype: torch.dtype) -> Tensor:
-    """int64 [R, pooled, 2]: first cell and one past the last cell of each bin along one axis, inside [0, size]."""
+    """int64 [R, pooled, 2]: first and one past the last cell of each bin along one axis, in [0, size]."""
     side = (end - start + 1).clamp(min=1)
     bin_size = (side.to(dtype) / pooled)[:, None]
     p = torch.arange(pooled, device=start.device, dtype=dtype)
