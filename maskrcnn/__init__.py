@@ -1,0 +1,48 @@
+"""Mask R-CNN in PyTorch on the operators of ``maskrcnn_ops``: models, training, evaluation, prediction."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskrcnn.models.builders import (
+        build_model,
+        fasterrcnn_resnet18_fpn,
+        fasterrcnn_resnet34_fpn,
+        fasterrcnn_resnet50_fpn,
+        fasterrcnn_resnet101_fpn,
+        maskrcnn_resnet18_fpn,
+        maskrcnn_resnet34_fpn,
+        maskrcnn_resnet50_fpn,
+        maskrcnn_resnet101_fpn,
+        maskrcnn_tiny,
+    )
+    from maskrcnn.models.detector import FasterRCNN, MaskRCNN
+
+__all__ = [
+    "FasterRCNN",
+    "MaskRCNN",
+    "build_model",
+    "fasterrcnn_resnet101_fpn",
+    "fasterrcnn_resnet18_fpn",
+    "fasterrcnn_resnet34_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "maskrcnn_resnet101_fpn",
+    "maskrcnn_resnet18_fpn",
+    "maskrcnn_resnet34_fpn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_tiny",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Names load on first use: `maskrcnn --help` and data workers need no model.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "detector" if name in ("FasterRCNN", "MaskRCNN") else "builders"
+    return getattr(importlib.import_module(f"maskrcnn.models.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

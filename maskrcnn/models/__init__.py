@@ -1,0 +1,29 @@
+"""Backbones, heads and the assembled detectors; everything a user composes a model from."""
+
+from maskrcnn.models.anchors import AnchorGenerator
+from maskrcnn.models.builders import BUILDERS, build_model, resnet_fpn_backbone
+from maskrcnn.models.detector import FasterRCNN, GeneralizedRCNN, MaskRCNN
+from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
+from maskrcnn.models.heads import FastRCNNPredictor, MaskRCNNHeads, MaskRCNNPredictor, TwoMLPHead
+from maskrcnn.models.norm import FrozenBatchNorm2d
+from maskrcnn.models.resnet import ResNet
+from maskrcnn.models.rpn import RPNHead
+
+__all__ = [
+    "BUILDERS",
+    "AnchorGenerator",
+    "BackboneWithFPN",
+    "FastRCNNPredictor",
+    "FasterRCNN",
+    "FeaturePyramidNetwork",
+    "FrozenBatchNorm2d",
+    "GeneralizedRCNN",
+    "MaskRCNN",
+    "MaskRCNNHeads",
+    "MaskRCNNPredictor",
+    "RPNHead",
+    "ResNet",
+    "TwoMLPHead",
+    "build_model",
+    "resnet_fpn_backbone",
+]

@@ -1,0 +1,80 @@
+"""Anchors: a few cell-centred boxes per level, repeated at every grid cell by arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+DEFAULT_SIZES = ((32,), (64,), (128,), (256,), (512,))
+DEFAULT_RATIOS = (0.5, 1.0, 2.0)
+
+
+class AnchorGenerator(nn.Module):
+    """The anchor shapes of every pyramid level.
+
+    Args:
+        sizes: anchor sides in pixels, one tuple per level (a flat tuple gives one size to each level).
+        aspect_ratios: height over width, one tuple per level (a flat tuple is used on every level).
+
+    :attr:`cell_anchors` is a list of float32 ``[A, 4]`` boxes around the origin, ratio-major, with corners rounded to
+    whole pixels (as torchvision does; checkpoints expect it). They are constants, not part of the state dict.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]] | Sequence[float] = DEFAULT_SIZES,
+        aspect_ratios: Sequence[Sequence[float]] | Sequence[float] = DEFAULT_RATIOS,
+    ) -> None:
+        super().__init__()
+        self.sizes = tuple(tuple(s) if isinstance(s, Sequence) else (s,) for s in sizes)
+        per_level = [tuple(r) for r in aspect_ratios if isinstance(r, Sequence)]
+        flat = tuple(r for r in aspect_ratios if not isinstance(r, Sequence))
+        self.aspect_ratios = tuple(per_level) if per_level else (flat,) * len(self.sizes)
+        if len(self.aspect_ratios) != len(self.sizes):
+            raise ValueError(
+                f"aspect_ratios: expected one tuple for each of the {len(self.sizes)} levels of sizes, "
+                f"got {len(self.aspect_ratios)}"
+            )
+        self.cell_anchors = [cell_anchors(s, r) for s, r in zip(self.sizes, self.aspect_ratios)]
+
+    def num_anchors_per_location(self) -> list[int]:
+        """Anchors per grid cell, one number per level."""
+        return [len(cells) for cells in self.cell_anchors]
+
+    def cells(self, num_levels: int, device: torch.device) -> list[Tensor]:
+        """The cell anchors on ``device``, after a check that there are as many levels as feature maps."""
+        if num_levels != len(self.cell_anchors):
+            raise ValueError(
+                f"rpn_anchor_generator: expected as many levels as feature maps ({num_levels}), "
+                f"got sizes for {len(self.cell_anchors)}"
+            )
+        if self.cell_anchors[0].device != device:
+            self.cell_anchors = [cells.to(device) for cells in self.cell_anchors]
+        return self.cell_anchors
+
+
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """Boxes ``[A, 4]`` around the origin for every ratio (outer) and size (inner), corners rounded half to even."""
+    side = torch.tensor(sizes, dtype=torch.float32)
+    height = torch.tensor(aspect_ratios, dtype=torch.float32).sqrt()
+    w = (height.reciprocal()[:, None] * side).flatten()
+    h = (height[:, None] * side).flatten()
+    return (torch.stack([-w, -h, w, h], dim=1) / 2).round()
+
+
+def grid_anchors(cells: Tensor, grid_size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """All anchors of a level, ``[H * W * A, 4]`` in (y, x, anchor) order; only the matching in training needs them.
+
+    Args:
+        cells: ``[A, 4]`` boxes around the origin, pixels.
+        grid_size: (H, W) of the feature map.
+        stride: (y, x) pixels between grid cells.
+    """
+    y = torch.arange(grid_size[0], device=cells.device, dtype=cells.dtype) * stride[0]
+    x = torch.arange(grid_size[1], device=cells.device, dtype=cells.dtype) * stride[1]
+    shape = (*grid_size, len(cells))
+    corners = [x[:, None] + cells[:, 0], y[:, None, None] + cells[:, 1]]
+    corners += [x[:, None] + cells[:, 2], y[:, None, None] + cells[:, 3]]
+    return torch.stack([corner.expand(shape) for corner in corners], dim=-1).view(-1, 4)

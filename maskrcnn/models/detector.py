@@ -1,0 +1,275 @@
+"""The assembled detectors: Faster R-CNN (Ren et al., 2015) and Mask R-CNN (He et al., 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+import maskrcnn_ops as ops
+from maskrcnn.models.anchors import AnchorGenerator
+from maskrcnn.models.heads import FastRCNNPredictor, MaskRCNNHeads, MaskRCNNPredictor, TwoMLPHead
+from maskrcnn.models.images import Detection, Target
+from maskrcnn.models.matcher import Matcher
+from maskrcnn.models.roi_heads import RoIHeads
+from maskrcnn.models.rpn import RegionProposalNetwork, RPNHead
+from maskrcnn.models.sampler import BalancedSampler
+from maskrcnn.models.targets import check_images, check_targets
+from maskrcnn.models.transform import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MASK_FORMATS,
+    GeneralizedRCNNTransform,
+    map_back,
+)
+from maskrcnn.models.weights import upgrade_keys
+
+FEATURE_MAPS = ("0", "1", "2", "3")
+PASTE_CONVENTIONS = ("integer", "continuous")
+
+
+class GeneralizedRCNN(nn.Module):
+    """Two-stage detector made of four parts that it receives.
+
+    ``model(images, targets)`` in training returns a dictionary of losses (0-dim tensors): ``loss_objectness``,
+    ``loss_rpn_box_reg``, ``loss_classifier``, ``loss_box_reg`` and, with masks, ``loss_mask``. In evaluation
+    ``model(images)`` returns one dictionary per image, in the pixels of that image: ``boxes`` float32 ``[D, 4]``,
+    ``labels`` int64 ``[D]``, ``scores`` float32 ``[D]`` descending, and ``masks`` as :attr:`mask_format` says:
+
+    - ``"full"``: float32 ``[D, 1, H, W]`` probabilities, zero outside the box;
+    - ``"bool"``: bool ``[D, H, W]``, probability at least 0.5;
+    - ``"roi"``: float32 ``[D, 1, M, M]`` probabilities relative to the box, never pasted.
+
+    Images are ``[3, H, W]``, floats in [0, 1] or uint8, of any sizes. Targets are described at
+    :data:`maskrcnn.models.images.Target`; an image without objects has tensors of zero rows.
+
+    Random choices (sampling, training sizes) draw from torch's global generator only; evaluation has none.
+
+    Args:
+        backbone: ``[N, 3, H, W] -> {name: [N, C, H_i, W_i]}`` (or one map) with an attribute ``out_channels``.
+        rpn: proposals and their losses.
+        roi_heads: detections and their losses.
+        transform: images and targets to the batch.
+        mask_format: see above; may be changed at any time.
+        paste_convention: ``"integer"`` (torchvision's) or ``"continuous"``, see :func:`maskrcnn_ops.paste_masks`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        rpn: nn.Module,
+        roi_heads: nn.Module,
+        transform: GeneralizedRCNNTransform,
+        *,
+        mask_format: str = "full",
+        paste_convention: str = "integer",
+    ) -> None:
+        super().__init__()
+        self.transform = transform
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+        if paste_convention not in PASTE_CONVENTIONS:
+            raise ValueError(
+                f"paste_convention: expected one of {PASTE_CONVENTIONS}, got {paste_convention!r}"
+            )
+        self.paste_convention = paste_convention
+        self.mask_format = mask_format
+
+    @property
+    def mask_format(self) -> str:
+        """How ``masks`` are returned: ``"full"``, ``"bool"`` or ``"roi"``."""
+        return self._mask_format
+
+    @mask_format.setter
+    def mask_format(self, value: str) -> None:
+        if value not in MASK_FORMATS:
+            raise ValueError(f"mask_format: expected one of {MASK_FORMATS}, got {value!r}")
+        self._mask_format = value
+
+    @property
+    def num_classes(self) -> int | None:
+        """K with background, read from the box predictor; None where that has no ``cls_score``."""
+        score = getattr(self.roi_heads.box_predictor, "cls_score", None)
+        return getattr(score, "out_features", None)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[Detection]:
+        """Losses in training, detections in evaluation (``targets`` are then ignored); see the class.
+
+        Raises:
+            ValueError, TypeError: malformed images or targets; the message names the image, the key and the value.
+        """
+        check_images(images, len(self.transform.image_mean))
+        if self.training:
+            check_targets(targets, images, self.num_classes, self.roi_heads.has_mask())
+        batch, batch_targets = self.transform(images, targets if self.training else None)
+        features = self.backbone(batch.tensors)
+        if isinstance(features, Tensor):
+            features = {"0": features}
+        proposals, proposal_losses = self.rpn(batch, features, batch_targets)
+        detections, region_losses = self.roi_heads(features, proposals, batch.image_sizes, batch_targets)
+        if self.training:
+            return {**region_losses, **proposal_losses}
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        return map_back(detections, batch.image_sizes, sizes, self.mask_format, self.paste_convention)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As :meth:`torch.nn.Module.load_state_dict`; keys of torchvision's older generation are renamed first."""
+        return super().load_state_dict(upgrade_keys(state_dict), strict=strict, assign=assign)
+
+
+class FasterRCNN(GeneralizedRCNN):
+    """Faster R-CNN; the options and their defaults are torchvision's.
+
+    Args:
+        backbone: see :class:`GeneralizedRCNN`.
+        num_classes: K with background; None when ``box_predictor`` is given.
+        min_size, max_size, image_mean, image_std, size_divisible, fixed_size: see
+            :class:`~maskrcnn.models.transform.GeneralizedRCNNTransform`.
+        rpn_anchor_generator: anchor shapes; by default one size per level, 32 to 512, and ratios 0.5, 1, 2.
+        rpn_head: by default :class:`~maskrcnn.models.rpn.RPNHead`.
+        rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test: candidates per level before suppression.
+        rpn_post_nms_top_n_train, rpn_post_nms_top_n_test: proposals per image after it.
+        rpn_nms_thresh: IoU of suppression.
+        rpn_fg_iou_thresh, rpn_bg_iou_thresh: IoU from which an anchor is positive, under which it is negative.
+        rpn_batch_size_per_image, rpn_positive_fraction: anchors sampled per image, largest share of positives.
+        rpn_score_thresh: least objectness of a proposal.
+        box_roi_pool: module ``(features, boxes, image_sizes) -> [R, C, P, P]`` with ``output_size``.
+        box_head, box_predictor: see :class:`~maskrcnn.models.roi_heads.RoIHeads`.
+        box_score_thresh, box_nms_thresh, box_detections_per_img: selection of detections.
+        box_fg_iou_thresh, box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction: as for the RPN.
+        bbox_reg_weights: of the box encoding; (10, 10, 5, 5) by default.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int | None = None,
+        min_size: int | Sequence[int] = 800,
+        max_size: int = 1333,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        rpn_anchor_generator: AnchorGenerator | None = None,
+        rpn_head: nn.Module | None = None,
+        rpn_pre_nms_top_n_train: int = 2000,
+        rpn_pre_nms_top_n_test: int = 1000,
+        rpn_post_nms_top_n_train: int = 2000,
+        rpn_post_nms_top_n_test: int = 1000,
+        rpn_nms_thresh: float = 0.7,
+        rpn_fg_iou_thresh: float = 0.7,
+        rpn_bg_iou_thresh: float = 0.3,
+        rpn_batch_size_per_image: int = 256,
+        rpn_positive_fraction: float = 0.5,
+        rpn_score_thresh: float = 0.0,
+        box_roi_pool: nn.Module | None = None,
+        box_head: nn.Module | None = None,
+        box_predictor: nn.Module | None = None,
+        box_score_thresh: float = 0.05,
+        box_nms_thresh: float = 0.5,
+        box_detections_per_img: int = 100,
+        box_fg_iou_thresh: float = 0.5,
+        box_bg_iou_thresh: float = 0.5,
+        box_batch_size_per_image: int = 512,
+        box_positive_fraction: float = 0.25,
+        bbox_reg_weights: tuple[float, float, float, float] | None = None,
+        *,
+        size_divisible: int = 32,
+        fixed_size: tuple[int, int] | None = None,
+        mask_format: str = "full",
+        paste_convention: str = "integer",
+    ) -> None:
+        channels = _out_channels(backbone)
+        if rpn_anchor_generator is None:
+            rpn_anchor_generator = AnchorGenerator()
+        rpn = RegionProposalNetwork(
+            rpn_anchor_generator,
+            rpn_head or RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0]),
+            Matcher(rpn_fg_iou_thresh, rpn_bg_iou_thresh, allow_low_quality_matches=True),
+            BalancedSampler(rpn_batch_size_per_image, rpn_positive_fraction),
+            pre_nms_top_n=(rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test),
+            post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
+            nms_thresh=rpn_nms_thresh,
+            score_thresh=rpn_score_thresh,
+        )
+        if box_roi_pool is None:
+            box_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=7, sampling_ratio=2)
+        if box_head is None:
+            height, width = box_roi_pool.output_size
+            box_head = TwoMLPHead(channels * height * width, 1024)
+        roi_heads = RoIHeads(
+            box_roi_pool,
+            box_head,
+            _box_predictor(box_predictor, num_classes),
+            Matcher(box_fg_iou_thresh, box_bg_iou_thresh),
+            BalancedSampler(box_batch_size_per_image, box_positive_fraction),
+            bbox_reg_weights=bbox_reg_weights,
+            score_thresh=box_score_thresh,
+            nms_thresh=box_nms_thresh,
+            detections_per_img=box_detections_per_img,
+        )
+        transform = GeneralizedRCNNTransform(
+            min_size,
+            max_size,
+            image_mean or IMAGENET_MEAN,
+            image_std or IMAGENET_STD,
+            size_divisible=size_divisible,
+            fixed_size=fixed_size,
+        )
+        super().__init__(
+            backbone, rpn, roi_heads, transform, mask_format=mask_format, paste_convention=paste_convention
+        )
+
+
+class MaskRCNN(FasterRCNN):
+    """Mask R-CNN: Faster R-CNN and a mask branch; the options and their defaults are torchvision's.
+
+    Args:
+        backbone, num_classes: see :class:`FasterRCNN`.
+        mask_roi_pool: module ``(features, boxes, image_sizes) -> [R, C, M/2, M/2]``.
+        mask_head: by default four 3x3 convolutions of 256 channels.
+        mask_predictor: ``-> [R, K, M, M]``; ``num_classes`` must then be None.
+        options: every other option of :class:`FasterRCNN`, by name.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int | None = None,
+        *,
+        mask_roi_pool: nn.Module | None = None,
+        mask_head: nn.Module | None = None,
+        mask_predictor: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
+        if (num_classes is None) == (mask_predictor is None):
+            got = "both" if mask_predictor is not None else "neither"
+            raise ValueError(f"MaskRCNN: expected either num_classes or mask_predictor, got {got}")
+        channels = _out_channels(backbone)
+        super().__init__(backbone, num_classes, **options)
+        if mask_roi_pool is None:
+            mask_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=14, sampling_ratio=2)
+        self.roi_heads.mask_roi_pool = mask_roi_pool
+        self.roi_heads.mask_head = mask_head or MaskRCNNHeads(channels, (256, 256, 256, 256))
+        self.roi_heads.mask_predictor = mask_predictor or MaskRCNNPredictor(256, 256, num_classes or 0)
+
+
+def _out_channels(backbone: nn.Module) -> int:
+    channels = getattr(backbone, "out_channels", None)
+    if not isinstance(channels, int):
+        raise ValueError(
+            f"backbone: expected an int attribute out_channels (of every feature map), "
+            f"got {type(backbone).__name__} with {channels!r}"
+        )
+    return channels
+
+
+def _box_predictor(box_predictor: nn.Module | None, num_classes: int | None) -> nn.Module:
+    if (num_classes is None) == (box_predictor is None):
+        got = "both" if box_predictor is not None else "neither"
+        raise ValueError(f"FasterRCNN: expected either num_classes or box_predictor, got {got}")
+    return box_predictor or FastRCNNPredictor(1024, num_classes or 0)

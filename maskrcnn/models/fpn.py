@@ -1,0 +1,66 @@
+"""Feature pyramid network (Lin et al., 2016) and the backbone that ends in one."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeaturePyramidNetwork(nn.Module):
+    """Laterals (1x1), top-down sums (nearest neighbour) and output convolutions (3x3), plus a subsampled last level.
+
+    Args:
+        in_channels_list: channels of the input maps, finest first.
+        out_channels: channels of every output map.
+
+    ``forward`` takes ``{name: [N, C, H, W]}``, finest first, and returns the same names and sizes with
+    ``out_channels`` channels, and ``"pool"``: the coarsest output with every second row and column.
+    """
+
+    def __init__(self, in_channels_list: list[int], out_channels: int) -> None:
+        super().__init__()
+        # One-element Sequentials: the parameter names in circulation are inner_blocks.0.0.weight and so on.
+        self.inner_blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, out_channels, 1)) for channels in in_channels_list
+        )
+        self.layer_blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(out_channels, out_channels, 3, padding=1)) for _ in in_channels_list
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        maps = list(features.values())
+        if len(maps) != len(self.inner_blocks):
+            raise ValueError(f"fpn: expected {len(self.inner_blocks)} feature maps, got {len(maps)}")
+        top = self.inner_blocks[-1](maps[-1])
+        outputs = [self.layer_blocks[-1](top)]
+        for level in reversed(range(len(maps) - 1)):
+            lateral = self.inner_blocks[level](maps[level])
+            top = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
+            outputs.append(self.layer_blocks[level](top))
+        result = dict(zip(features, reversed(outputs)))
+        result["pool"] = outputs[0][:, :, ::2, ::2]
+        return result
+
+
+class BackboneWithFPN(nn.Module):
+    """A body that returns named maps, followed by a pyramid.
+
+    Args:
+        body: module giving ``{name: [N, C, H, W]}``.
+        fpn: module that maps this dictionary to the pyramid's.
+        out_channels: channels of every pyramid level; the detectors read it.
+    """
+
+    def __init__(self, body: nn.Module, fpn: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = fpn
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.fpn(self.body(x))

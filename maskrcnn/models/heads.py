@@ -1,0 +1,109 @@
+"""Box and mask heads with their predictors."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TwoMLPHead(nn.Module):
+    """Two fully connected layers with ReLU on the flattened pooled features.
+
+    Args:
+        in_channels: C * P * P of the pooled ``[R, C, P, P]``.
+        representation_size: width of both layers.
+    """
+
+    def __init__(self, in_channels: int, representation_size: int) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(in_channels, representation_size)
+        self.fc7 = nn.Linear(representation_size, representation_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.fc7(F.relu(self.fc6(x.flatten(start_dim=1)))))
+
+
+class FastRCNNPredictor(nn.Module):
+    """Class logits ``[R, K]`` and class-specific box deltas ``[R, K * 4]`` from a representation ``[R, C]``.
+
+    Args:
+        in_channels: C (``[R, C, 1, 1]`` is flattened).
+        num_classes: K, the background (class 0) included.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, num_classes * 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.flatten(start_dim=1)
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+class MaskRCNNHeads(nn.Sequential):
+    """A small fully convolutional network: 3x3 convolutions with ReLU at constant size.
+
+    Args:
+        in_channels: channels of the pooled features.
+        layers: channels of each convolution.
+        dilation: of each convolution.
+    """
+
+    def __init__(self, in_channels: int, layers: Sequence[int], dilation: int = 1) -> None:
+        inputs = (in_channels, *layers[:-1])
+        super().__init__(
+            *(
+                nn.Sequential(nn.Conv2d(i, o, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True))
+                for i, o in zip(inputs, layers)
+            )
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+class MaskRCNNPredictor(nn.Sequential):
+    """Doubles the side by a 2x2 transposed convolution, then one mask of logits per class.
+
+    Args:
+        in_channels: channels of the mask head's output.
+        dim_reduced: channels between.
+        num_classes: K, the background included.
+    """
+
+    conv5_mask: nn.ConvTranspose2d
+    relu: nn.ReLU
+    mask_fcn_logits: nn.Conv2d
+
+    def __init__(self, in_channels: int, dim_reduced: int, num_classes: int) -> None:
+        super().__init__(
+            OrderedDict(
+                conv5_mask=nn.ConvTranspose2d(in_channels, dim_reduced, 2, 2),
+                relu=nn.ReLU(inplace=True),
+                mask_fcn_logits=nn.Conv2d(dim_reduced, num_classes, 1),
+            )
+        )
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """``[R, C, M/2, M/2]`` to logits ``[R, K, M, M]``, or ``[R, 1, M, M]`` of one class per region.
+
+        Equivalent to: ``forward(x)[torch.arange(R), labels][:, None]`` where ``labels`` (int64 ``[R]``) is given; the
+        other classes' masks are then never computed.
+        """
+        x = self.relu(self.conv5_mask(x))
+        if labels is None:
+            return self.mask_fcn_logits(x)
+        weight = self.mask_fcn_logits.weight[labels].flatten(1)[:, None]
+        logits = torch.bmm(weight, x.flatten(2)).unflatten(2, x.shape[2:])
+        bias = self.mask_fcn_logits.bias
+        return logits if bias is None else logits + bias[labels][:, None, None, None]

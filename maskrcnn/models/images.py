@@ -1,0 +1,27 @@
+"""What travels between the parts of a detector: the image batch, targets and detections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+# Per image: boxes float32 [L, 4] (xyxy, pixels), labels int64 [L] (1..K-1), masks uint8 [L, H, W]; more is ignored.
+Target: TypeAlias = dict[str, Any]
+
+# Per image: boxes float32 [D, 4], labels int64 [D], scores float32 [D], and masks where the model makes them.
+Detection: TypeAlias = dict[str, Tensor]
+
+
+@dataclass
+class ImageList:
+    """A padded batch and the sizes of the images in it.
+
+    Attributes:
+        tensors: ``[N, 3, H, W]``, zeros right of and below each image.
+        image_sizes: (H, W) of each image, without padding.
+    """
+
+    tensors: Tensor
+    image_sizes: list[tuple[int, int]]

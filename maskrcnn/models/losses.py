@@ -1,0 +1,54 @@
+"""The five losses of Mask R-CNN, each a sum over a count.
+
+The count goes through :func:`normalizer`: in distributed training it becomes its mean over the processes, so that
+gradients averaged over processes equal those of one process on the joint batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+SMOOTH_L1_BETA = 1 / 9
+
+
+def normalizer(count: int, device: torch.device | str = "cpu") -> Tensor | float:
+    """What a summed loss is divided by: ``count``, or its mean over the processes of an initialised group.
+
+    Every process must call it equally often in the same order. A count that is zero everywhere divides by one.
+
+    Args:
+        count: elements that this process sums over.
+        device: where the mean is taken; the default group's backend must serve it.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return float(max(count, 1))
+    total = torch.tensor(float(count), device=device)
+    dist.all_reduce(total)
+    return total.clamp(min=1) / dist.get_world_size()
+
+
+def objectness_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Tensor:
+    """RPN class loss: binary cross-entropy of sampled anchors, ``logits [S]`` with ``labels [S]`` in {0, 1}."""
+    return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum") / count
+
+
+def box_loss(deltas: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
+    """Smooth L1 of the encoded boxes ``[P, 4]`` of positives, for the RPN and for the box head.
+
+    The sum runs over positives only, ``count`` over positives and negatives.
+    """
+    return F.smooth_l1_loss(deltas.float(), targets, beta=SMOOTH_L1_BETA, reduction="sum") / count
+
+
+def classifier_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Tensor:
+    """Softmax cross-entropy of sampled RoIs, ``logits [R, K]`` with ``labels [R]`` (0 is background)."""
+    return F.cross_entropy(logits.float(), labels, reduction="sum") / count
+
+
+def mask_loss(logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
+    """Mean binary cross-entropy per pixel of the ground-truth class's masks: ``logits``, ``targets`` ``[P, M, M]``."""
+    pixels = logits.shape[-2] * logits.shape[-1]
+    return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum") / (count * pixels)

@@ -1,0 +1,154 @@
+"""Region proposal network (Ren et al., 2015)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import maskrcnn_ops as ops
+from maskrcnn.models import losses
+from maskrcnn.models.anchors import AnchorGenerator, grid_anchors
+from maskrcnn.models.images import ImageList, Target
+from maskrcnn.models.matcher import Matcher, match_labels
+from maskrcnn.models.proposals import filter_proposals, flatten_level, level_candidates
+from maskrcnn.models.sampler import BalancedSampler
+
+
+class RPNHead(nn.Module):
+    """A 3x3 convolution shared by all levels, then 1x1 objectness and box deltas.
+
+    Args:
+        in_channels: channels of every level.
+        num_anchors: anchors per grid cell.
+        conv_depth: number of 3x3 convolutions.
+
+    ``forward`` maps the levels' ``[N, C, H, W]`` to two lists: logits ``[N, A, H, W]``, deltas ``[N, A * 4, H, W]``.
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, conv_depth: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(in_channels, in_channels, 3, padding=1), nn.ReLU(inplace=True))
+                for _ in range(conv_depth)
+            )
+        )
+        self.cls_logits = nn.Conv2d(in_channels, num_anchors, 1)
+        self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        hidden = [self.conv(feature) for feature in features]
+        return [self.cls_logits(h) for h in hidden], [self.bbox_pred(h) for h in hidden]
+
+
+class RegionProposalNetwork(nn.Module):
+    """Scores and refines anchors; gives proposals, and in training the two RPN losses.
+
+    Args:
+        anchor_generator: the anchor shapes of every level.
+        head: module with the interface of :class:`RPNHead`.
+        matcher: anchors to ground truth.
+        sampler: choice of anchors for the losses.
+        pre_nms_top_n: candidates kept per level before suppression, (training, evaluation).
+        post_nms_top_n: proposals kept per image, (training, evaluation).
+        nms_thresh: IoU of suppression, within a level.
+        score_thresh: least objectness probability of a proposal.
+    """
+
+    def __init__(
+        self,
+        anchor_generator: AnchorGenerator,
+        head: nn.Module,
+        matcher: Matcher,
+        sampler: BalancedSampler,
+        pre_nms_top_n: tuple[int, int],
+        post_nms_top_n: tuple[int, int],
+        nms_thresh: float,
+        score_thresh: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.anchor_generator = anchor_generator
+        self.head = head
+        self.matcher = matcher
+        self.sampler = sampler
+        self.pre_nms_top_n = pre_nms_top_n
+        self.post_nms_top_n = post_nms_top_n
+        self.nms_thresh = nms_thresh
+        self.score_thresh = score_thresh
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return proposals (float32 ``[P, 4]`` per image, pixels of the batch) and the losses (empty in evaluation)."""
+        maps = list(features.values())
+        logit_maps, delta_maps = self.head(maps)
+        logits = [flatten_level(level, 1).squeeze(-1) for level in logit_maps]
+        deltas = [flatten_level(level, 4) for level in delta_maps]
+        height, width = images.tensors.shape[-2:]
+        grids = [(level.shape[-2], level.shape[-1]) for level in maps]
+        strides = [(height // h, width // w) for h, w in grids]
+        cells = self.anchor_generator.cells(len(maps), maps[0].device)
+        proposals = self._proposals(logits, deltas, cells, grids, strides, images.image_sizes)
+        if not self.training:
+            return proposals, {}
+        if targets is None:
+            raise ValueError("targets: expected one dictionary per image in training, got None")
+        anchors = torch.cat([grid_anchors(c, g, s) for c, g, s in zip(cells, grids, strides)])
+        return proposals, self._losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), anchors, targets)
+
+    def _proposals(
+        self,
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        cells: list[Tensor],
+        grids: list[tuple[int, int]],
+        strides: list[tuple[int, int]],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[Tensor]:
+        evaluation = 0 if self.training else 1
+        candidates = [
+            level_candidates(*level, count=self.pre_nms_top_n[evaluation])
+            for level in zip(logits, deltas, cells, grids, strides)
+        ]
+        boxes = torch.cat([level[0] for level in candidates], dim=1)
+        scores = torch.cat([level[1] for level in candidates], dim=1)
+        counts = torch.tensor([level[1].shape[1] for level in candidates], device=boxes.device)
+        levels = torch.arange(len(candidates), device=boxes.device).repeat_interleave(
+            counts, output_size=boxes.shape[1]
+        )
+        return [
+            filter_proposals(
+                image_boxes,
+                image_scores,
+                levels,
+                size,
+                nms_threshold=self.nms_thresh,
+                score_threshold=self.score_thresh,
+                count=self.post_nms_top_n[evaluation],
+            )[0]
+            for image_boxes, image_scores, size in zip(boxes, scores, image_sizes)
+        ]
+
+    def _losses(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Objectness and box loss over the sampled anchors; ``logits [N, B]``, ``deltas [N, B, 4]``."""
+        image_logits, labels, image_deltas, regression = [], [], [], []
+        for i, target in enumerate(targets):
+            matches = self.matcher(target["boxes"], anchors)
+            positive, negative = self.sampler(match_labels(matches))
+            sampled = torch.cat([positive, negative])
+            image_logits.append(logits[i, sampled])
+            labels.append((matches[sampled] >= 0).float())
+            image_deltas.append(deltas[i, positive])
+            regression.append(ops.encode_boxes(target["boxes"][matches[positive]], anchors[positive]))
+        count = losses.normalizer(sum(map(len, labels)), logits.device)
+        return {
+            "loss_objectness": losses.objectness_loss(torch.cat(image_logits), torch.cat(labels), count),
+            "loss_rpn_box_reg": losses.box_loss(torch.cat(image_deltas), torch.cat(regression), count),
+        }

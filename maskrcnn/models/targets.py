@@ -1,0 +1,89 @@
+"""Checks of what the caller passes to a detector, with errors that name the image and the value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrcnn.models.images import Target
+
+
+def check_images(images: Any, channels: int) -> None:
+    """Raise unless ``images`` is a non-empty sequence of ``[channels, H, W]`` float or uint8 tensors."""
+    if isinstance(images, Tensor) and images.dim() != 4:
+        raise ValueError(
+            f"images: expected a list of [{channels}, H, W] tensors, got a tensor {list(images.shape)}"
+        )
+    if len(images) == 0:
+        raise ValueError("images: expected at least one image, got an empty list")
+    for i, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise TypeError(f"images[{i}]: expected a tensor [{channels}, H, W], got {type(image).__name__}")
+        if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
+            raise ValueError(f"images[{i}]: expected a tensor [{channels}, H, W], got {list(image.shape)}")
+        if not (image.is_floating_point() or image.dtype == torch.uint8):
+            raise TypeError(f"images[{i}]: expected floats in [0, 1] or uint8, got {image.dtype}")
+
+
+def check_targets(targets: Any, images: Any, num_classes: int | None, masks: bool) -> None:
+    """Raise unless ``targets`` holds one dictionary per image that training can use.
+
+    Args:
+        targets: see :data:`maskrcnn.models.images.Target`.
+        images: the images, already checked.
+        num_classes: K; labels must lie in 1..K-1. None leaves the upper end unchecked.
+        masks: whether ``masks`` is required.
+    """
+    if targets is None:
+        raise ValueError("targets: expected one dictionary per image in training, got None")
+    if len(targets) != len(images):
+        raise ValueError(f"targets: expected one per image ({len(images)}), got {len(targets)}")
+    for i, (target, image) in enumerate(zip(targets, images)):
+        for name in ("boxes", "labels", "masks")[: 3 if masks else 2]:
+            if not isinstance(target.get(name), Tensor):
+                got = type(target[name]).__name__ if name in target else f"only {sorted(target)}"
+                raise ValueError(f"targets[{i}]: expected a tensor {name!r}, got {got}")
+        _check_shapes(target, i, image, masks)
+    _check_values(targets, num_classes)
+
+
+def _check_shapes(target: Target, i: int, image: Tensor, masks: bool) -> None:
+    boxes, labels = target["boxes"], target["labels"]
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"targets[{i}]['boxes']: expected shape [L, 4], got {list(boxes.shape)}")
+    if not boxes.is_floating_point():
+        raise TypeError(f"targets[{i}]['boxes']: expected floats, got {boxes.dtype}")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"targets[{i}]['labels']: expected int64, got {labels.dtype}")
+    if labels.shape != (len(boxes),):
+        raise ValueError(f"targets[{i}]['labels']: expected shape [{len(boxes)}], got {list(labels.shape)}")
+    if not masks:
+        return
+    expected = [len(boxes), *image.shape[-2:]]
+    if list(target["masks"].shape) != expected:
+        raise ValueError(
+            f"targets[{i}]['masks']: expected shape {expected}, got {list(target['masks'].shape)}"
+        )
+
+
+def _check_values(targets: list[Target], num_classes: int | None) -> None:
+    """Degenerate boxes and labels out of range; one look at the device unless something is wrong."""
+    boxes = torch.cat([t["boxes"].float() for t in targets])
+    labels = torch.cat([t["labels"] for t in targets])
+    bad = ~torch.isfinite(boxes).all(dim=1) | (boxes[:, 2:] <= boxes[:, :2]).any(dim=1) | (labels < 1)
+    if num_classes is not None:
+        bad |= labels >= num_classes
+    if not bool(bad.any()):
+        return
+    row = int(torch.where(bad)[0][0])
+    i = 0
+    while row >= len(targets[i]["boxes"]):
+        row -= len(targets[i]["boxes"])
+        i += 1
+    box, label = targets[i]["boxes"][row].tolist(), int(targets[i]["labels"][row])
+    if not (box[0] < box[2] < float("inf") and box[1] < box[3] < float("inf") and min(box) > -float("inf")):
+        raise ValueError(f"targets[{i}]['boxes'][{row}]: expected finite x1 < x2 and y1 < y2, got {box}")
+    end = "" if num_classes is None else f" to {num_classes - 1}"
+    raise ValueError(f"targets[{i}]['labels'][{row}]: expected 1{end} (0 is background), got {label}")

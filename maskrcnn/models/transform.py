@@ -1,0 +1,139 @@
+"""Images into the network and results back: normalise, resize, batch; boxes and masks at the original size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import maskrcnn_ops as ops
+from maskrcnn.models.images import Detection, ImageList, Target
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MASK_FORMATS = ("full", "bool", "roi")
+
+
+class GeneralizedRCNNTransform(nn.Module):
+    """Normalises images, resizes them with their targets and pads them to one batch.
+
+    The shorter side becomes ``min_size``, unless the longer would then exceed ``max_size``, which it becomes instead.
+
+    Args:
+        min_size: pixels; of several, training draws one per image and evaluation takes the last.
+        max_size: pixels.
+        image_mean, image_std: per channel, for images in [0, 1].
+        size_divisible: height and width of the batch are multiples of it.
+        fixed_size: (width, height) that every image gets instead.
+    """
+
+    def __init__(
+        self,
+        min_size: int | Sequence[int],
+        max_size: int,
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+        size_divisible: int = 32,
+        fixed_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.min_size = (min_size,) if isinstance(min_size, int) else tuple(min_size)
+        self.max_size = max_size
+        self.image_mean = tuple(image_mean)
+        self.image_std = tuple(image_std)
+        self.size_divisible = size_divisible
+        self.fixed_size = fixed_size
+
+    def forward(
+        self, images: list[Tensor], targets: list[Target] | None = None
+    ) -> tuple[ImageList, list[Target] | None]:
+        """Return the batch, and copies of the targets in its pixels (the caller's are left alone)."""
+        resized, new_targets = [], []
+        for i, image in enumerate(images):
+            size = self.new_size((image.shape[-2], image.shape[-1]))
+            resized.append(resize_image(self.normalize(image), size))
+            if targets is not None:
+                new_targets.append(resize_target(targets[i], (image.shape[-2], image.shape[-1]), size))
+        sizes = [(image.shape[-2], image.shape[-1]) for image in resized]
+        return ImageList(self.batch(resized), sizes), None if targets is None else new_targets
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Subtract the mean, divide by the deviation; uint8 is first scaled by 1/255 to float32."""
+        if image.dtype == torch.uint8:
+            image = image.to(torch.float32).div_(255)
+        mean = torch.tensor(self.image_mean, dtype=image.dtype, device=image.device)
+        std = torch.tensor(self.image_std, dtype=image.dtype, device=image.device)
+        return image.sub(mean[:, None, None]).div_(std[:, None, None])
+
+    def new_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) after the resize of an image of ``size``; draws from torch's generator in training."""
+        if not self.training:
+            side = self.min_size[-1]
+        else:
+            side = self.min_size[int(torch.empty(1).uniform_(0.0, float(len(self.min_size))).item())]
+        if self.fixed_size is not None:
+            return self.fixed_size[1], self.fixed_size[0]
+        scale = min(side / min(size), self.max_size / max(size))
+        return max(1, math.floor(size[0] * scale)), max(1, math.floor(size[1] * scale))
+
+    def batch(self, images: list[Tensor]) -> Tensor:
+        """Copy the images into the top left corners of ``[N, C, H, W]`` zeros."""
+        step = self.size_divisible
+        height = math.ceil(max(image.shape[-2] for image in images) / step) * step
+        width = math.ceil(max(image.shape[-1] for image in images) / step) * step
+        batch = images[0].new_zeros((len(images), images[0].shape[0], height, width))
+        for slot, image in zip(batch, images):
+            slot[:, : image.shape[-2], : image.shape[-1]].copy_(image)
+        return batch
+
+    def extra_repr(self) -> str:
+        return f"min_size={self.min_size}, max_size={self.max_size}, mean={self.image_mean}, std={self.image_std}"
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, pixel centres at .5; ``[C, H, W]``. At the same size the image itself."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def resize_target(target: Target, old: tuple[int, int], new: tuple[int, int]) -> Target:
+    """Boxes and masks (nearest neighbour) of an image resized from ``old`` to ``new`` (H, W)."""
+    result = {**target, "boxes": resize_boxes(target["boxes"].float(), old, new)}
+    if "masks" in target:
+        masks = target["masks"].to(torch.uint8)
+        if old != new and len(masks):
+            masks = F.interpolate(masks[None], size=new, mode="nearest")[0]
+        result["masks"] = masks if old == new or len(masks) else masks.new_zeros((0, *new))
+    return result
+
+
+def resize_boxes(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Boxes ``[L, 4]`` of an image resized from ``old`` to ``new`` (H, W)."""
+    y, x = new[0] / old[0], new[1] / old[1]
+    return boxes * boxes.new_tensor([x, y, x, y])
+
+
+def map_back(
+    detections: list[Detection],
+    resized: list[tuple[int, int]],
+    original: list[tuple[int, int]],
+    mask_format: str,
+    convention: str,
+) -> list[Detection]:
+    """Detections of resized images at the original sizes; masks in one of :data:`MASK_FORMATS`."""
+    results = []
+    for detection, old, new in zip(detections, resized, original):
+        boxes = resize_boxes(detection["boxes"], old, new)
+        result = {**detection, "boxes": boxes}
+        if "masks" in detection and mask_format != "roi":
+            threshold = 0.5 if mask_format == "bool" else None
+            masks = ops.paste_masks(
+                detection["masks"], boxes, new, threshold=threshold, convention=convention
+            )
+            result["masks"] = masks if mask_format == "bool" else masks[:, None]
+        results.append(result)
+    return results

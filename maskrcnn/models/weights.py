@@ -1,0 +1,79 @@
+"""State dicts: reading files, and the names that torchvision's weights go by."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+StateDict = Mapping[str, Any]
+
+# Names of the generation before convolutions were wrapped together with their activation.
+_RENAMES = (
+    (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
+    (re.compile(r"^(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
+)
+_MASK_FCN = re.compile(r"^(roi_heads\.mask_head)\.mask_fcn(\d+)\.(weight|bias)$")
+
+
+def upgrade_keys(state_dict: StateDict) -> OrderedDict[str, Any]:
+    """Rename a detector's keys of torchvision's older generation to today's; others stay. The input is untouched.
+
+    ``backbone.fpn.inner_blocks.0.weight``, ``rpn.head.conv.weight``, ``roi_heads.mask_head.mask_fcn1.weight`` become
+    ``...inner_blocks.0.0.weight``, ``rpn.head.conv.0.0.weight``, ``roi_heads.mask_head.0.0.weight``.
+    """
+    result = OrderedDict((_today(key), value) for key, value in state_dict.items())
+    metadata = getattr(state_dict, "_metadata", None)
+    if metadata is not None:
+        result._metadata = metadata  # type: ignore[attr-defined]
+    return result
+
+
+def _today(key: str) -> str:
+    for pattern, replacement in _RENAMES:
+        key = pattern.sub(replacement, key)
+    # Counted from one then, from zero now.
+    return _MASK_FCN.sub(lambda m: f"{m[1]}.{int(m[2]) - 1}.0.{m[3]}", key)
+
+
+def read_weights(weights: str | os.PathLike[str] | StateDict, argument: str = "weights") -> StateDict:
+    """A state dict given as itself or as the path of a file, on the CPU.
+
+    Args:
+        weights: a state dict, or a ``.safetensors`` file, or a file of ``torch.save`` holding a state dict (directly or
+            under ``"model"``). No pickled code is run.
+        argument: its name in errors.
+
+    Raises:
+        FileNotFoundError: no such file, also for the name of published weights: nothing is downloaded.
+        ValueError: the file holds no state dict.
+    """
+    if isinstance(weights, Mapping):
+        return weights
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{argument}: expected a state dict or the path of a file with one (.safetensors or .pth), got "
+            f"{str(weights)!r}; downloads are not supported yet: fetch the file and pass its path"
+        )
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{argument}: expected a state dict (names to tensors) in {path}")
+    return content
+
+
+def without_classifier(state_dict: StateDict) -> OrderedDict[str, Any]:
+    """A classification ResNet's state dict without its last layer (``fc.*``): the body's."""
+    return OrderedDict((key, value) for key, value in state_dict.items() if not key.startswith("fc."))
