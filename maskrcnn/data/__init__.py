@@ -1,0 +1,21 @@
+"""Data sets, picture reading, augmentation and loaders."""
+
+from .coco import CocoDataset
+from .dataset import Category, DataError, DetectionDataset, Target
+from .images import read_image
+from .loader import evaluation_loader, training_loader
+from .shapes import ShapesDataset
+from .transforms import flip_horizontal
+
+__all__ = [
+    "Category",
+    "CocoDataset",
+    "DataError",
+    "DetectionDataset",
+    "ShapesDataset",
+    "Target",
+    "evaluation_loader",
+    "flip_horizontal",
+    "read_image",
+    "training_loader",
+]
