@@ -11,8 +11,8 @@ Note [Pixel centres]
 ~~~~~~~~~~~~~~~~~~~~
 Coordinates are continuous and measured at pixel *edges*: an image of width W spans [0, W], pixel i spans
 [i, i + 1] and its value sits at its centre, i + 0.5. A box ``xyxy`` = (x1, y1, x2, y2) has width x2 - x1 and
-covers whole pixels when its sides are integers. The *cell index* of a point is therefore u = x - 0.5: at u = i
-the point lies on the centre of cell i, and between two centres linear interpolation applies. An operator
+covers whole pixels when its sides are integers. The *cell index* of a point is therefore u = x - 0.5: at u =
+i the point lies on the centre of cell i, and between two centres linear interpolation applies. An operator
 whose option is called ``aligned`` (or ``convention="continuous"``) subtracts this half pixel; with
 ``aligned=False`` the coordinate is taken as a cell index directly, half a cell too far to the lower right,
 which is the original RoIAlign and what published weights expect.

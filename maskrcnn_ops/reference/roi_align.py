@@ -50,9 +50,9 @@ def roi_align(
     offset = 0.5 if aligned else 0.0
     x1, y1, x2, y2 = (rois[:, 1:] * spatial_scale - offset).unbind(1)
     side_x, side_y = x2 - x1, y2 - y1
+    finite = torch.stack([rois[:, 0], x1, y1, side_x, side_y]).isfinite().all(0)
     if not aligned:
         side_x, side_y = side_x.clamp(min=1), side_y.clamp(min=1)
-    finite = torch.stack([rois[:, 0], x1, y1, side_x, side_y]).isfinite().all(0)
 
     features = widen(input)
     weights_y = _bin_weights(y1, side_y, pooled_h, height, sampling_ratio, finite).to(features.dtype)
