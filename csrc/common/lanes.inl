@@ -1,0 +1,71 @@
+// Lanes of one SIMD level, written with the compilers' vector extension: `Lanes<float>` is eight floats and
+// `Lanes<double>` four doubles at every level (the baseline splits them in two registers). No include guard:
+// included once per level by simd_levels.h.
+
+namespace maskrcnn_ops {
+namespace SIMD_LEVEL {
+
+typedef float FloatLanes __attribute__((vector_size(32)));
+typedef double DoubleLanes __attribute__((vector_size(32)));
+typedef uint16_t HalfBits __attribute__((vector_size(16)));
+typedef uint32_t FloatBits __attribute__((vector_size(32)));
+
+template <class A>
+using Lanes = std::conditional_t<std::is_same_v<A, double>, DoubleLanes, FloatLanes>;
+
+template <class A>
+constexpr int lane_count = 32 / sizeof(A);
+
+#define SIMD_INLINE inline __attribute__((always_inline))
+
+// Unaligned loads and stores; half-precision storage is widened and narrowed on the way.
+SIMD_INLINE FloatLanes load(const float* p) {
+  FloatLanes v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+SIMD_INLINE DoubleLanes load(const double* p) {
+  DoubleLanes v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+SIMD_INLINE FloatLanes load(const BFloat16* p) {
+  HalfBits h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return (FloatLanes)(__builtin_convertvector(h, FloatBits) << 16);
+}
+
+SIMD_INLINE FloatLanes load(const Half* p) {
+#if SIMD_F16C
+  return (FloatLanes)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  FloatLanes v;
+  for (int i = 0; i < 8; ++i) v[i] = widen(p[i]);
+  return v;
+#endif
+}
+
+SIMD_INLINE void store(float* p, FloatLanes v) { __builtin_memcpy(p, &v, sizeof v); }
+SIMD_INLINE void store(double* p, DoubleLanes v) { __builtin_memcpy(p, &v, sizeof v); }
+
+SIMD_INLINE void store(BFloat16* p, FloatLanes v) {
+  FloatBits bits = (FloatBits)v;
+  FloatBits rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  FloatBits is_nan = (FloatBits)(v != v);
+  rounded = (is_nan & (bits >> 16 | 0x40u)) | (~is_nan & rounded);
+  HalfBits h = __builtin_convertvector(rounded, HalfBits);
+  __builtin_memcpy(p, &h, sizeof h);
+}
+
+SIMD_INLINE void store(Half* p, FloatLanes v) {
+#if SIMD_F16C
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < 8; ++i) p[i] = narrow<Half>(v[i]);
+#endif
+}
+
+}  // namespace SIMD_LEVEL
+}  // namespace maskrcnn_ops

@@ -1,0 +1,66 @@
+#pragma once
+
+// What operators need of torch, through its stable ABI: checks, element types, layouts. Only the operator files
+// (x/x.cpp) include this; kernels see raw pointers.
+
+#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <string>
+
+#include "common/scalar.h"
+
+namespace maskrcnn_ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Error grammar: `roi_align: expected rois of shape [R, 5], got [7, 4]`.
+#define CHECK_ARG(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
+
+std::string shape_of(const Tensor& tensor);
+std::string type_of(const Tensor& tensor);
+std::string device_of(const Tensor& tensor);
+
+// float16, bfloat16, float32 or float64, else an error that names operator and argument.
+void check_floating(const Tensor& tensor, const char* op, const char* argument);
+void check_same_device(const Tensor& a, const Tensor& b, const char* op, const char* a_name, const char* b_name);
+
+// Coordinates are float32 or float64; half-precision ones are widened. Contiguous.
+Tensor as_coordinates(const Tensor& tensor, const char* op, const char* argument);
+
+// Contiguous in memory as [N, H, W, C], and not at the same time as [N, C, H, W].
+bool is_channels_last(const Tensor& map);
+Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last);
+
+// Calls function(T{}) with the kernel's type for the tensor's floating-point dtype.
+template <class Function>
+void with_element_type(const Tensor& tensor, const Function& function) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return function(float{});
+    case ScalarType::Double: return function(double{});
+    case ScalarType::Half: return function(Half{});
+    case ScalarType::BFloat16: return function(BFloat16{});
+    default: STD_TORCH_CHECK(false, "maskrcnn_ops: unexpected dtype ", type_of(tensor));
+  }
+}
+
+template <class Function>
+void with_coordinate_type(const Tensor& tensor, const Function& function) {
+  if (tensor.scalar_type() == ScalarType::Double) return function(double{});
+  function(float{});
+}
+
+template <class T>
+const T* pointer(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* mutable_pointer(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+}  // namespace maskrcnn_ops
