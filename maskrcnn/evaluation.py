@@ -1,30 +1,28 @@
 """COCO evaluation: the 12 figures of box and mask average precision, computed by pycocotools.
 
-``evaluate`` runs a model over a data set; ``evaluate_results`` scores results that exist already. pycocotools
-matches detections with ground truth; the figures are read from its precision and recall arrays here, because its
-own summary looks for exactly 100 detections per image and answers -1 under any other limit.
+``evaluate`` runs a model over a data set; ``evaluate_results`` scores results that exist already.
+pycocotools matches detections with ground truth; the figures are read from its precision and recall arrays
+here, because its own summary looks for exactly 100 detections per image and answers -1 under any other limit.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
+from maskrcnn.data import Category, DetectionDataset, evaluation_loader
 from maskrcnn.results import inference, to_results
-
-if TYPE_CHECKING:
-    from maskrcnn.data import Category
 
 IOU_TYPES = ("bbox", "segm")
 AREAS = ("all", "small", "medium", "large")
@@ -41,9 +39,9 @@ def figure_names(max_detections: Sequence[int] = (1, 10, 100)) -> list[str]:
 class Evaluation:
     """What a model reaches on a data set.
 
-    ``stats["bbox"]`` and, for models with masks, ``stats["segm"]`` hold the 12 figures in the order of ``names``;
-    ``categories["bbox"][name]`` is one category's (AP, AP50, AP75); ``results`` is the COCO results list. A figure
-    is -1 where COCO leaves it undefined: no ground truth in that range of areas.
+    ``stats["bbox"]`` and, for models with masks, ``stats["segm"]`` hold the 12 figures in the order of
+    ``names``; ``categories["bbox"][name]`` is one category's (AP, AP50, AP75); ``results`` is COCO's
+    results list. A figure is -1 where COCO leaves it undefined: no ground truth in that range of areas.
     """
 
     stats: dict[str, list[float]]
@@ -80,10 +78,11 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    dataset: Any,
+    dataset: DetectionDataset,
     *,
     device: torch.device | str | None = None,
     batch_size: int = 1,
+    num_workers: int = 0,
     max_detections: Sequence[int] = (1, 10, 100),
     category_ids: Sequence[int] | None = None,
     progress: bool = True,
@@ -92,16 +91,17 @@ def evaluate(
 
     Args:
         model: a detector of this package; its mode and ``mask_format`` are put back afterwards.
-        dataset: a data set of ``maskrcnn.data``; its ``ground_truth()`` is what counts, crowd regions included.
+        dataset: a data set of ``maskrcnn.data``; its ``ground_truth()`` counts, crowd regions included.
         device: where to run; the model is expected there. By default where its parameters are.
         batch_size: images per forward pass.
+        num_workers: processes that load images.
         max_detections: COCO's three limits on detections per image, increasing. AP uses the last.
         category_ids: the category id of label i + 1 at place i, for a model trained with another list of
             categories than the data set's; detections of categories the data set lacks are then left out.
         progress: show a progress bar on stderr.
 
     Raises:
-        ValueError: if ``max_detections`` is not three increasing numbers, or a predicted label has no category.
+        ValueError: ``max_detections`` is not three increasing numbers, or a predicted label has no category.
     """
     limits = _check_limits(max_detections)
     categories: Sequence[Category] = dataset.categories
@@ -117,7 +117,7 @@ def evaluate(
         inference(model),
         tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress) as bar,
     ):
-        for places, images in _batches(dataset, batch_size):
+        for places, images in evaluation_loader(dataset, batch_size, num_workers):
             for place, image, detections in zip(
                 places, images, model([image.to(device) for image in images]), strict=True
             ):
@@ -172,16 +172,10 @@ def _check_limits(max_detections: Sequence[int]) -> list[int]:
     return limits
 
 
-def _batches(dataset: Any, batch_size: int) -> Iterator[tuple[range, list[Tensor]]]:
-    for start in range(0, len(dataset), batch_size):
-        places = range(start, min(start + batch_size, len(dataset)))
-        yield places, [dataset[place][0] for place in places]
-
-
 def _match(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str, limits: list[int]
 ) -> dict[str, np.ndarray]:
-    """pycocotools' arrays: precision [T, R, K, A, M] and recall [T, K, A, M], -1 where there is no ground truth.
+    """pycocotools' arrays: precision [T, R, K, A, M] and recall [T, K, A, M], -1 without ground truth.
 
     T thresholds, R recalls, K categories in order of their ids, A areas, M limits.
     """
@@ -208,7 +202,7 @@ def _index(ground_truth: dict[str, Any], annotations: list[dict[str, Any]]) -> C
 
 
 def _truth_annotations(ground_truth: dict[str, Any], iou_type: str) -> list[dict[str, Any]]:
-    """Copies, since pycocotools writes into annotations, under ids from 1, since it takes a match with id 0 for none."""
+    """Copies, as pycocotools writes into them; with ids from 1, as it takes a match with id 0 for none."""
     field = "bbox" if iou_type == "bbox" else "segmentation"
     sizes = {
         image["id"]: (image.get("height"), image.get("width")) for image in ground_truth.get("images", [])

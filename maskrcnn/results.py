@@ -1,7 +1,7 @@
 """From a model's detections to COCO's results format: boxes as xywh, masks as RLE strings.
 
-Evaluation and prediction both end here. Masks leave the model as small M x M probabilities and become full-size
-bitmaps a few at a time, so the memory is bounded whatever the picture's size and the number of detections.
+Evaluation and prediction both end here. Masks leave the model as small M x M probabilities and become
+full-size bitmaps a few at a time, so memory is bounded whatever the picture's size and the number of objects.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
         )
     if masks.shape[0] == 0:
         return []
-    # Run lengths go down the columns: [D, W, H] in C order is [H, W, D] in the Fortran order pycocotools wants.
+    # Run lengths go down the columns: [D, W, H] in C order is pycocotools' [H, W, D] in Fortran order.
     columns = masks.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
     runs = coco_mask.encode(columns.transpose(2, 1, 0))
     return [{"size": list(run["size"]), "counts": run["counts"].decode("ascii")} for run in runs]
@@ -76,8 +76,8 @@ def to_results(
     """One image's detections as COCO results.
 
     Args:
-        detections: ``boxes`` [D, 4] xyxy in the image's pixels, ``labels`` [D] from 1, ``scores`` [D] and, if the
-            model has a mask head, ``masks``: either probabilities [D, 1, M, M] or bitmaps bool [D, H, W].
+        detections: ``boxes`` [D, 4] xyxy in the image's pixels, ``labels`` [D] from 1, ``scores`` [D] and, if
+            the model has a mask head, ``masks``: either probabilities [D, 1, M, M] or bitmaps bool [D, H, W].
         image_size: (H, W) of the image.
         category_ids: the category id of label i + 1 at place i.
         convention: how M x M probabilities are pasted.
@@ -92,7 +92,8 @@ def to_results(
     labels = detections["labels"].tolist()
     if labels and not 1 <= min(labels) <= max(labels) <= len(category_ids):
         raise ValueError(
-            f"detections carry labels {min(labels)} to {max(labels)}, but there are {len(category_ids)} categories"
+            f"detections carry labels {min(labels)} to {max(labels)}, expected 1 to {len(category_ids)}, "
+            "the number of categories"
         )
     corners = detections["boxes"].double()
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()

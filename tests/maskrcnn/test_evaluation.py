@@ -37,7 +37,8 @@ def test_fixture_gives_the_published_figures(real_data: Path, iou_type: str) -> 
     assert ground_truth["annotations"][:5] == before, "the caller's ground truth was written to"
 
 
-# One 100 x 100 image, two categories with a gap in their ids, one object of each: 20 x 20 (small), 50 x 50 (medium).
+# One 100 x 100 image, two categories with a gap in their ids, one object of each:
+# 20 x 20 (small), 50 x 50 (medium).
 GROUND_TRUTH = {
     "images": [{"id": 7, "width": 100, "height": 100}, {"id": 8, "width": 100, "height": 100}],
     "categories": [{"id": 3, "name": "cat"}, {"id": 9, "name": "dog"}],
@@ -123,8 +124,11 @@ def test_other_limits_never_give_minus_one() -> None:
     results = [result(box=(10, 10, 20, 20), score=0.5)]
     results += [result(box=(70, 10, 5, 5), score=0.6 + 0.01 * k) for k in range(5)]
     # The right box ranks sixth of its category: within 10 it counts, within 5 it does not.
-    within = dict(zip(figure_names((1, 5, 10)), evaluate_results(GROUND_TRUTH, results, "bbox", (1, 5, 10))))
-    assert within["APs"] == pytest.approx(1 / 6) and within["AR10"] == 0.5 and within["AR5"] == 0.0
+    figures = evaluate_results(GROUND_TRUTH, results, "bbox", (1, 5, 10))
+    within = dict(zip(figure_names((1, 5, 10)), figures, strict=True))
+    assert within["APs"] == pytest.approx(1 / 6)
+    assert within["AR10"] == 0.5
+    assert within["AR5"] == 0.0
     cut = evaluate_results(GROUND_TRUTH, results, "bbox", (1, 2, 5))
     assert cut[0] == 0.0
 
@@ -157,7 +161,8 @@ def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_masks_survive_encoding() -> None:
     masks = torch.rand(3, 17, 23) > 0.5
     runs = json.loads(json.dumps(encode_masks(masks)))
-    assert runs[0]["size"] == [17, 23] and isinstance(runs[0]["counts"], str)
+    assert runs[0]["size"] == [17, 23]
+    assert isinstance(runs[0]["counts"], str)
     for mask, run in zip(masks, runs, strict=True):
         np.testing.assert_array_equal(decode_mask(run), mask.numpy())
     assert encode_masks(torch.zeros(0, 5, 5, dtype=torch.bool)) == []
@@ -170,7 +175,8 @@ def test_roi_masks_in_parts_equal_roi_masks_at_once(monkeypatch: pytest.MonkeyPa
     boxes = torch.tensor([[1.0, 2.0, 20.0, 30.0]]) + torch.arange(5.0)[:, None]
     whole = encode_roi_masks(masks, boxes, (40, 50))
     monkeypatch.setattr("maskrcnn.results.PIXELS_AT_ONCE", 2 * 40 * 50)
-    assert encode_roi_masks(masks, boxes, (40, 50)) == whole and len(whole) == 5
+    assert encode_roi_masks(masks, boxes, (40, 50)) == whole
+    assert len(whole) == 5
 
 
 def test_labels_become_category_ids() -> None:
@@ -188,14 +194,14 @@ def test_labels_become_category_ids() -> None:
 class TwoImages:
     """The data set of GROUND_TRUTH; image 8 has no objects."""
 
-    categories = [SimpleNamespace(id=3, name="cat"), SimpleNamespace(id=9, name="dog")]
-    image_ids = [7, 8]
+    categories = (SimpleNamespace(id=3, name="cat"), SimpleNamespace(id=9, name="dog"))
+    image_ids = (7, 8)
 
     def __len__(self) -> int:
         return 2
 
-    def __getitem__(self, place: int):
-        return torch.full((3, 100, 100), place, dtype=torch.uint8), {}
+    def image(self, place: int) -> torch.Tensor:
+        return torch.full((3, 100, 100), place, dtype=torch.uint8)
 
     def ground_truth(self) -> dict:
         return GROUND_TRUTH
@@ -211,7 +217,8 @@ class Oracle(nn.Module):
         self.masks = masks
 
     def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        assert not self.training and torch.is_inference_mode_enabled()
+        assert not self.training
+        assert torch.is_inference_mode_enabled()
         assert self.mask_format == "roi"
         return [self.detect(found=not image.any()) for image in images]
 
@@ -229,13 +236,16 @@ def test_a_model_is_scored_and_left_as_it_was(batch_size: int) -> None:
     model = Oracle().train()
     model.frozen.eval()
     evaluation = evaluate(model, TwoImages(), batch_size=batch_size, progress=False)
-    assert model.training and not model.frozen.training and model.mask_format == "full"
+    assert model.training
+    assert not model.frozen.training
+    assert model.mask_format == "full"
     assert named(evaluation.stats["bbox"])["AP"] == 1.0
     assert named(evaluation.stats["segm"])["AP"] == 1.0
     assert evaluation.categories["segm"].keys() == {"cat", "dog"}
     assert evaluation.categories["segm"]["dog"] == pytest.approx((1.0, 1.0, 1.0))
     assert evaluation.metrics()["segm/AP50"] == pytest.approx(1.0)
-    assert "dog" in evaluation.category_table() and "AR100" in evaluation.table()
+    assert "dog" in evaluation.category_table()
+    assert "AR100" in evaluation.table()
     assert {entry["image_id"] for entry in json.loads(json.dumps(evaluation.results))} == {7}
 
 
@@ -244,14 +254,17 @@ def test_the_model_is_left_as_it_was_after_an_error() -> None:
     model.detect = None  # type: ignore[assignment]
     with pytest.raises(TypeError):
         evaluate(model, TwoImages(), progress=False)
-    assert model.training and model.mask_format == "full"
+    assert model.training
+    assert model.mask_format == "full"
 
 
 def test_a_model_without_masks_gets_box_figures_only() -> None:
     evaluation = evaluate(Oracle(masks=False), TwoImages(), progress=False)
-    assert list(evaluation.stats) == ["bbox"] and named(evaluation.stats["bbox"])["AP"] == 1.0
+    assert list(evaluation.stats) == ["bbox"]
+    assert named(evaluation.stats["bbox"])["AP"] == 1.0
 
 
 def test_another_list_of_categories() -> None:
     evaluation = evaluate(Oracle(), TwoImages(), category_ids=[3, 77], progress=False)
-    assert named(evaluation.stats["bbox"])["AP"] == 0.5 and len(evaluation.results) == 1
+    assert named(evaluation.stats["bbox"])["AP"] == 0.5
+    assert len(evaluation.results) == 1
