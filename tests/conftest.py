@@ -1,0 +1,52 @@
+"""Fixtures shared by all tests.
+
+MASKRCNN_TESTS_REQUIRE="cuda,peer,data" turns a skip for want of that thing into a failure: a GPU run in which
+the GPU tests were skipped must not look green.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+REQUIRED = set(filter(None, os.environ.get("MASKRCNN_TESTS_REQUIRE", "").split(",")))
+
+settings.register_profile("ci", max_examples=30, deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("nightly", max_examples=2000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def skip(need: str, reason: str) -> None:
+    """Skip the running test for want of `need`, or fail it where `need` is required."""
+    if need in REQUIRED:
+        pytest.fail(f"required by MASKRCNN_TESTS_REQUIRE: {need}: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each test of an operator runs on both devices; the collected counts are equal."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        skip("cuda", "no GPU")
+    return request.param
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets: $MASKRCNN_DATA, else ../shared/data beside the repository."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MASKRCNN_DATA", default))
+    if not folder.is_dir():
+        skip("data", f"no real data in {folder}; set MASKRCNN_DATA")
+    return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("peer") is not None:
+        try:
+            import torchvision  # noqa: F401
+        except ImportError:
+            skip("peer", "torchvision is not installed")
