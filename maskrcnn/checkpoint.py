@@ -1,0 +1,281 @@
+"""Checkpoints: weights that rebuild their own model, and the state that continues a run.
+
+A checkpoint is a folder of three files:
+
+    model.safetensors  the weights to use (the moving average, if the run keeps one), with metadata:
+                       {"maskrcnn": JSON of {model, kwargs, categories, step}}
+    training.pt        optimiser and the like, for resuming; read with ``torch.load(weights_only=True)``
+    config.json        the TrainingConfig
+
+Nothing here executes code from a file: safetensors holds none, and a pickle with anything but tensors and
+plain values is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from maskrcnn.config import TrainingConfig
+from maskrcnn.data import Category
+from maskrcnn.models.builders import build_model
+from maskrcnn.models.weights import upgrade_keys
+
+WEIGHTS, TRAINING, CONFIG = "model.safetensors", "training.pt", "config.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What builds a model: the name of one of this package's builders and its arguments, all JSON values."""
+
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, value in self.kwargs.items():
+            if not _survives_json(value):
+                raise ValueError(
+                    f"ModelDescription: expected kwargs[{key!r}] to be a JSON value, got {value!r}"
+                )
+
+    def same_as(self, other: ModelDescription) -> bool:
+        """Equality after a round trip through JSON, which turns tuples into lists."""
+        return self.name == other.name and json.dumps(dict(self.kwargs), sort_keys=True) == json.dumps(
+            dict(other.kwargs), sort_keys=True
+        )
+
+    def build(self) -> nn.Module:
+        """A new model of this architecture; the weight files it once started from are not needed."""
+        return build_model(self.name, **_without_files(self.kwargs))
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a weights file says about itself: its model, the meaning of labels, and the updates it has had.
+
+    Label ``i + 1`` stands for ``categories[i]``.
+    """
+
+    description: ModelDescription
+    categories: tuple[Category, ...]
+    step: int
+
+    def to_json(self) -> str:
+        """As stored in the weights file."""
+        return json.dumps(
+            {
+                "model": self.description.name,
+                "kwargs": dict(self.description.kwargs),
+                "categories": [{"id": category.id, "name": category.name} for category in self.categories],
+                "step": self.step,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Metadata:
+        """The inverse of :meth:`to_json`; ``ValueError``, ``KeyError`` or ``TypeError`` on anything else."""
+        values = json.loads(text)
+        return cls(
+            ModelDescription(str(values["model"]), dict(values["kwargs"])),
+            tuple(Category(int(category["id"]), str(category["name"])) for category in values["categories"]),
+            int(values["step"]),
+        )
+
+
+def write_checkpoint(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    metadata: Metadata,
+    training: Mapping[str, Any],
+    config: TrainingConfig,
+) -> None:
+    """Write the three files into ``folder``. ``training`` must be tensors and plain values only."""
+    save_weights(folder / WEIGHTS, weights, metadata)
+    torch.save(dict(training), folder / TRAINING)
+    (folder / CONFIG).write_text(json.dumps(config.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Tensor], metadata: Metadata) -> None:
+    """Write a state dict and its metadata as one .safetensors file (the format knows no strides)."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, path, metadata={"maskrcnn": metadata.to_json()})
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Metadata | None]:
+    """State dict and metadata of a .safetensors file; None for a file that another program wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            raw = (file.metadata() or {}).get("maskrcnn")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{os.fspath(path)}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{os.fspath(path)}: not a readable safetensors file ({error})") from error
+    if raw is None:
+        return weights, None
+    try:
+        return weights, Metadata.from_json(raw)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{os.fspath(path)}: its metadata are not those of a model ({error!r})"
+        ) from error
+
+
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Tensors and plain values of a file by ``torch.save``; anything that would execute code is refused."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{os.fspath(path)}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{os.fspath(path)}: refused, it holds more than tensors and plain values and could execute code"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{os.fspath(path)}: not a readable checkpoint ({_first_line(error)})"
+        ) from error
+
+
+def read_training_state(folder: Path) -> tuple[dict[str, Any], TrainingConfig]:
+    """What :func:`write_checkpoint` was given as ``training`` and ``config``."""
+    state = read_pickle(folder / TRAINING)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{folder / TRAINING}: expected a dictionary, got {type(state).__name__}")
+    try:
+        return state, TrainingConfig.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG}: not a readable training configuration ({error})"
+        ) from error
+
+
+def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, Metadata]:
+    """Rebuild a trained model, on the CPU and in evaluation mode.
+
+    Args:
+        path: a checkpoint folder; a .safetensors file with this package's metadata; or a .pth file of
+            torchvision's Mask R-CNN or Faster R-CNN with a ResNet FPN. Of the last the builder is found by
+            the names and shapes of its weights, its norm is taken as frozen, and label i is category i,
+            "class i".
+
+    Raises:
+        CheckpointError: naming the file: missing, unreadable, without metadata, or with weights that do not
+            fit.
+    """
+    file, weights, metadata = _read(path)
+    metadata = metadata or _torchvision_metadata(file, weights)
+    try:
+        model = metadata.description.build()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: its model cannot be built ({error})") from error
+    apply_weights(model, weights, source=f"{file} ({metadata.description.name})")
+    return model.eval(), metadata
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load a state dict into a model: from a checkpoint folder, a .safetensors or a .pth file.
+
+    A .pth may hold the state dict itself or have it under "model". Raises ``CheckpointError`` as
+    :func:`load_model` does.
+    """
+    file, weights, _ = _read(path)
+    apply_weights(model, weights, source=str(file))
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Tensor], Metadata | None]:
+    path = Path(path)
+    file = path / WEIGHTS if path.is_dir() else path
+    if file.suffix == ".safetensors":
+        return file, *read_weights(file)
+    weights = read_pickle(file)
+    if isinstance(weights, dict) and isinstance(weights.get("model"), dict):
+        weights = weights["model"]
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{file}: expected a state dict, a dictionary of tensors by name")
+    return file, upgrade_keys(weights), None
+
+
+def _torchvision_metadata(file: Path, weights: Mapping[str, Tensor]) -> Metadata:
+    """The builder whose parameters carry these names; torchvision's files have frozen norms of epsilon 0."""
+    blocks = len({name.split(".")[3] for name in weights if name.startswith("backbone.body.layer3.")})
+    bottleneck = "backbone.body.layer3.0.conv3.weight" in weights
+    depth = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}.get((blocks, bottleneck))
+    scores = weights.get("roi_heads.box_predictor.cls_score.bias")
+    if depth is None or scores is None:
+        raise CheckpointError(
+            f"{file}: does not say what its model is, and has not the names of a torchvision R-CNN with a "
+            "ResNet FPN; build the model and use load_weights"
+        )
+    has_masks = any(name.startswith("roi_heads.mask_predictor.") for name in weights)
+    kind = "maskrcnn" if has_masks else "fasterrcnn"
+    kwargs = {"num_classes": len(scores), "norm": "frozen", "norm_eps": 0.0}
+    categories = tuple(Category(label, f"class {label}") for label in range(1, len(scores)))
+    return Metadata(ModelDescription(f"{kind}_resnet{depth}_fpn", kwargs), categories, step=0)
+
+
+def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """``load_state_dict`` with one clear error that lists the first few names of each kind of mismatch."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{source}: the weights do not fit the model: {_mismatch(model, weights)}"
+        ) from error
+
+
+def _mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected]
+    shapes = [
+        f"{name} (expected {list(expected[name].shape)}, got {list(weights[name].shape)})"
+        for name in expected
+        if name in weights and expected[name].shape != weights[name].shape
+    ]
+    kinds = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+    return "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in kinds if names)
+
+
+def _few(names: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def _without_files(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the same architecture without weight files; these decide the norm where none is asked."""
+    files = ("weights", "weights_backbone")
+    started_from = {key: kwargs[key] for key in files if kwargs.get(key) is not None}
+    kept = {key: value for key, value in kwargs.items() if key not in started_from}
+    if not started_from:
+        return kept
+    kept.pop("trainable_backbone_layers", None)  # has no effect on, and no place in, a model without weights
+    kept["norm"] = kept.get("norm") or "frozen"
+    if kept.get("norm_eps") is None:
+        kept["norm_eps"] = 0.0 if kept["norm"] == "frozen" and "weights" in started_from else 1e-5
+    return kept
+
+
+def _survives_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
