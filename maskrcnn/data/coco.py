@@ -13,7 +13,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from .coco_file import POLYGONS, STRING, CocoFile, read_coco_file
+from .coco_file import CocoFile, read_coco_file
+from .coco_segmentations import POLYGONS, STRING
 from .dataset import Category, DataError, Target
 from .images import read_image
 
@@ -22,12 +23,13 @@ class CocoDataset:
     """Images of a folder and their objects from a COCO instances file.
 
     The file is checked completely when it is read; of every annotation ``id``, ``image_id``, ``category_id``,
-    ``bbox``, ``area`` and, unless ``masks=False``, ``segmentation`` (polygons, or RLE with counts as list or string)
-    are required, ``iscrowd`` counts as 0 where it is missing. It is held in packed arrays that forked workers share.
+    ``bbox``, ``area`` and, unless ``masks=False``, ``segmentation`` (polygons, or RLE with counts as list or
+    string) are required, ``iscrowd`` counts as 0 where it is missing. It is held in packed arrays that forked
+    workers share.
 
-    Training targets are the annotations of an image that are no crowd regions, with boxes clipped to the image. Boxes
-    without area (also after clipping) are left out of them, with one warning that counts them. ``ground_truth()`` has
-    all annotations as they are in the file.
+    Training targets are the annotations of an image that are no crowd regions, with boxes clipped to the
+    image. Boxes without area (also after clipping) are left out of them, with one warning that counts them.
+    ``ground_truth()`` has all annotations as they are in the file.
 
     Args:
         images_dir: folder that the ``file_name`` entries are relative to.
@@ -37,8 +39,9 @@ class CocoDataset:
 
     Raises:
         FileNotFoundError: the annotation file (or with ``check_files`` an image file) does not exist.
-        DataError: naming the file, the annotation id and what is wrong. Opening an image raises it as well when its
-            picture is damaged or its size (with the EXIF orientation applied) is not what the file says.
+        DataError: naming the file, the annotation id and what is wrong. Opening an image raises it as well
+            when its picture is damaged or its size (with the EXIF orientation applied) is not what the file
+            says.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class CocoDataset:
     ) -> None:
         self.images_dir = Path(images_dir)
         self._file = read_coco_file(Path(annotation_file), segmentations=masks)
-        self._with_masks = masks
+        self._segmentations = self._file.segmentations
         # Annotations of image i are order[starts[i]:starts[i + 1]], in the order of the file.
         number = len(self._file.image_ids)
         self._order = np.argsort(self._file.image_index, kind="stable")
@@ -62,8 +65,8 @@ class CocoDataset:
         if degenerate.any():
             first = self._file.annotation_ids[np.argmax(degenerate)]
             warnings.warn(
-                f"{annotation_file}: {int(degenerate.sum())} annotations have a bbox without area inside the image "
-                f"(the first is annotation {first}); they are left out of training targets",
+                f"{annotation_file}: {int(degenerate.sum())} annotations have a bbox without area inside the "
+                f"image (the first is annotation {first}); they are left out of training targets",
                 stacklevel=2,
             )
         if check_files:
@@ -107,8 +110,8 @@ class CocoDataset:
         expected, got = self.image_sizes[index], tuple(image.shape[1:])
         if got != expected:
             raise DataError(
-                f"{self._file.path}: image {self.image_ids[index]} is listed with height and width {list(expected)}, "
-                f"but {path} has {list(got)} (after its EXIF orientation)"
+                f"{self._file.path}: image {self.image_ids[index]} is listed with height and width "
+                f"{list(expected)}, but {path} has {list(got)} (after its EXIF orientation)"
             )
         return image
 
@@ -122,25 +125,24 @@ class CocoDataset:
             "labels": torch.from_numpy(self._file.category_index[annotations] + 1),
             "image_id": self.image_ids[index],
         }
-        if self._with_masks:
-            target["masks"] = self._masks(annotations, self.image_sizes[index])
+        if self._segmentations is not None:
+            size = self.image_sizes[index]
+            target["masks"] = _decode([self._encoding(annotation, size) for annotation in annotations], size)
         return target
 
     def ground_truth(self) -> dict[str, Any]:
         """The file's content as box and mask evaluation needs it, crowd regions included.
 
-        Images have ``id``, ``file_name``, ``height``, ``width``; annotations ``id``, ``image_id``, ``category_id``,
-        ``bbox``, ``area``, ``iscrowd`` and (with masks) ``segmentation``. pycocotools takes annotation id 0 for "no
-        match", so an annotation of that id gets the first free positive one.
+        Images have ``id``, ``file_name``, ``height``, ``width``; annotations ``id``, ``image_id``,
+        ``category_id``, ``bbox``, ``area``, ``iscrowd`` and (with masks) ``segmentation``.
         """
         file = self._file
         images = [
             {"id": image_id, "file_name": name, "height": height, "width": width}
-            for image_id, name, (height, width) in zip(self.image_ids, file.file_names, self.image_sizes)
+            for image_id, name, (height, width) in zip(
+                self.image_ids, file.file_names, self.image_sizes, strict=True
+            )
         ]
-        annotation_ids = np.where(
-            file.annotation_ids == 0, file.annotation_ids.max(initial=0) + 1, file.annotation_ids
-        )
         annotations = [
             {
                 "id": annotation_id,
@@ -151,19 +153,18 @@ class CocoDataset:
                 "iscrowd": crowd,
             }
             for annotation_id, image, category, box, area, crowd in zip(
-                annotation_ids.tolist(),
+                file.annotation_ids.tolist(),
                 file.image_index.tolist(),
                 file.category_index.tolist(),
                 file.boxes.tolist(),
                 file.area.tolist(),
                 file.crowd.astype(int).tolist(),
+                strict=True,
             )
         ]
-        if self._with_masks:
-            for i, annotation in enumerate(annotations):
-                annotation["segmentation"] = file.segmentations.to_coco(
-                    i, self.image_sizes[file.image_index[i]]
-                )
+        if self._segmentations is not None:
+            for i, (annotation, image) in enumerate(zip(annotations, file.image_index.tolist(), strict=True)):
+                annotation["segmentation"] = self._segmentations.to_coco(i, self.image_sizes[image])
         categories = [{"id": category.id, "name": category.name} for category in file.categories]
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
@@ -176,18 +177,12 @@ class CocoDataset:
     def _annotations(self, index: int) -> np.ndarray:
         return self._order[self._starts[index] : self._starts[index + 1]]
 
-    def _masks(self, annotations: np.ndarray, size: tuple[int, int]) -> Tensor:
-        """uint8 [L, H, W]."""
-        if not annotations.size:
-            return torch.zeros((0, *size), dtype=torch.uint8)
-        decoded = coco_mask.decode([self._encoding(annotation, size) for annotation in annotations])
-        return torch.from_numpy(np.ascontiguousarray(decoded.transpose(2, 0, 1)))
-
     def _encoding(self, annotation: int, size: tuple[int, int]) -> dict[str, Any]:
         """Compressed run lengths of one annotation."""
+        assert self._segmentations is not None
         segmentation, kind = (
-            self._file.segmentations.to_coco(annotation, size),
-            self._file.segmentations.kind[annotation],
+            self._segmentations.to_coco(annotation, size),
+            self._segmentations.kind[annotation],
         )
         if kind == STRING:
             return segmentation
@@ -213,3 +208,10 @@ def _clipped_boxes(file: CocoFile) -> np.ndarray:
     low = np.clip(file.boxes[:, :2], 0, sizes)
     high = np.clip(file.boxes[:, :2] + file.boxes[:, 2:], 0, sizes)
     return np.concatenate([low, high], axis=1).astype(np.float32)
+
+
+def _decode(encodings: list[dict[str, Any]], size: tuple[int, int]) -> Tensor:
+    """Masks, uint8 [L, H, W], of compressed run lengths."""
+    if not encodings:
+        return torch.zeros((0, *size), dtype=torch.uint8)
+    return torch.from_numpy(np.ascontiguousarray(coco_mask.decode(encodings).transpose(2, 0, 1)))

@@ -20,8 +20,9 @@ _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, KeyErr
 def read_image(path: str | os.PathLike[str]) -> Tensor:
     """Read a picture as RGB.
 
-    Greyscale, palette and CMYK pictures are converted; an alpha channel is dropped; 16-bit greyscale is scaled so
-    that 65535 becomes 255; an EXIF orientation is applied; of an animation the first frame is taken.
+    Greyscale, palette and CMYK pictures are converted; an alpha channel is dropped; 16-bit greyscale is
+    scaled so that 65535 becomes 255; an EXIF orientation is applied; of an animation the first frame is
+    taken.
 
     Args:
         path: a file that Pillow can read.
@@ -31,8 +32,8 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: the file is no picture, is truncated or corrupt, or its pixels have no 8-bit meaning (32-bit
-            integers beyond 65535, floating point). The message names the file.
+        DataError: the file is no picture, is truncated or corrupt, or its pixels have no 8-bit meaning
+            (32-bit integers beyond 65535, floating point). The message names the file.
     """
     path = Path(path)
     try:

@@ -1,7 +1,8 @@
 """Walks a large JSON object without ever holding all of its parsed content.
 
-The standard parser turns a number of 5 characters into 32 bytes of Python objects. Here the elements of chosen
-arrays are parsed one by one and handed on at once, so that only the text and the caller's packed form are in memory.
+The standard parser turns a number of 5 characters into 32 bytes of Python objects. Here the elements of
+chosen arrays are parsed one by one and handed on at once, so that only the text and the caller's packed form
+are in memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Loaders: which images make which batch, and the worker processes that prepare them.
 
-Everything is computed from the step's number. A run that resumes at step 70,000 asks for batch 70,000 and gets what an
-unbroken run gets; processes that train together each take their slice of the same global batch.
+Everything is computed from the step's number. A run that resumes at step 70,000 asks for batch 70,000 and
+gets what an unbroken run gets; processes that train together each take their slice of the same global batch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Batch = TypeVar("Batch")
 class BatchOrder:
     """The endless sequence of global batches, each a function of (seed, step).
 
-    Every group of images is an endless stream of its own: one shuffled epoch after the other, cut into batches (which
-    may reach into the next epoch, so no image is dropped or favoured). The steps are dealt out evenly among the
-    groups, in proportion to their sizes.
+    Every group of images is an endless stream of its own: one shuffled epoch after the other, cut into
+    batches (which may reach into the next epoch, so no image is dropped or favoured). The steps are dealt out
+    evenly among the groups, in proportion to their sizes.
     """
 
     def __init__(self, groups: Sequence[np.ndarray], batch_size: int, seed: int, replacement: bool) -> None:
@@ -102,8 +102,8 @@ def training_loader(
 ) -> Loader[tuple[list[Tensor], list[Target]]]:
     """Batches for training steps ``start_step`` to ``steps - 1``.
 
-    The global batch of a step and its augmentation are functions of (seed, step) alone: neither ``start_step`` nor
-    ``num_workers`` nor ``world_size`` changes them, and starting late costs nothing.
+    The global batch of a step and its augmentation are functions of (seed, step) alone: neither
+    ``start_step`` nor ``num_workers`` nor ``world_size`` changes them, and starting late costs nothing.
 
     Args:
         dataset: images and targets.
@@ -112,16 +112,18 @@ def training_loader(
         seed: integer from 0; decides the order and the augmentation.
         start_step: the first step to load.
         flip: probability of mirroring an image left to right.
-        aspect_ratio_grouping: batches hold only landscape (and square) images or only portrait ones, which saves
-            padding. The two kinds take turns in proportion to their numbers.
-        num_workers: forked processes that prepare batches, each on one thread; 0 prepares them in this process.
-        rank, world_size: this process takes the slice number ``rank`` of ``world_size`` of every global batch.
+        aspect_ratio_grouping: batches hold only landscape (and square) images or only portrait ones, which
+            saves padding. The two kinds take turns in proportion to their numbers.
+        num_workers: forked processes that prepare batches, each on one thread; 0 prepares them in this
+            process.
+        rank, world_size: this process takes the slice number ``rank`` of ``world_size`` of every global
+            batch.
         replacement: draw images uniformly with replacement instead of going through shuffled epochs.
         keep_empty: also load images without objects.
 
     Returns:
-        An iterable, of length ``steps - start_step``, over (images, targets): lists of uint8 tensors [3, H, W] and of
-        target dictionaries.
+        An iterable, of length ``steps - start_step``, over (images, targets): lists of uint8 tensors
+        [3, H, W] and of target dictionaries.
 
     Raises:
         ValueError: an argument is out of range, or no image is left to train on.
@@ -224,13 +226,13 @@ class _EvaluationSamples(TorchDataset[Any]):
 def _collate(samples: list[Any]) -> Any:
     """Lists instead of stacked tensors, for images differ in size.
 
-    A bad file is handed over as its exception and raised by `Loader`: raised in a worker, it would reach the user
-    wrapped in the worker's traceback.
+    A bad file is handed over as its exception and raised by `Loader`: raised in a worker, it would reach the
+    user wrapped in the worker's traceback.
     """
     for sample in samples:
         if isinstance(sample, Exception):
             return sample
-    return tuple(list(column) for column in zip(*samples))
+    return tuple(list(column) for column in zip(*samples, strict=True))
 
 
 def _loader(samples: TorchDataset[Any], batches: Any, num_workers: int) -> Loader[Any]:
@@ -241,15 +243,14 @@ def _loader(samples: TorchDataset[Any], batches: Any, num_workers: int) -> Loade
             num_workers=num_workers,
             collate_fn=_collate,
             worker_init_fn=_init_worker,
-            # Forked workers share the data set's arrays; a generator of its own leaves torch's global one alone.
-            multiprocessing_context="fork" if num_workers else None,
-            generator=torch.Generator(),
+            multiprocessing_context="fork" if num_workers else None,  # workers share the data set's arrays
+            generator=torch.Generator(),  # leaves torch's global one alone
         )
     )
 
 
 def _init_worker(worker: int) -> None:
-    """One thread a worker: together they would oversubscribe the processor, and OpenMP's pool does not survive a fork."""
+    """One thread a worker: more oversubscribe the processor, and OpenMP's pool does not outlive a fork."""
     torch.set_num_threads(1)
 
 

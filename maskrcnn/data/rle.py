@@ -1,7 +1,8 @@
 """Checks of COCO run-length encodings, vectorised over many of them.
 
-An encoding lists the lengths of alternating runs of zeros and ones, down the columns of the mask. Compressed, each
-length is written as its difference to the length two places before (from the fourth on), in groups of five bits,
+An encoding lists the lengths of alternating runs of zeros and ones, down the columns of the mask. Compressed,
+each length is written as its difference to the length two places before (from the fourth on), in groups of
+five bits,
 lowest first, one character a group: ``chr(48 + bits + 32 * more)``; bit 4 of the last group is the sign.
 pycocotools trusts the lengths it is given, so wrong ones have to be found before.
 """
@@ -46,7 +47,8 @@ def find_bad_counts(
 def find_bad_strings(
     text: np.ndarray, starts: np.ndarray, ends: np.ndarray, areas: np.ndarray
 ) -> Problem | None:
-    """The same as :func:`find_bad_counts` for compressed encodings; ``text`` (uint8) holds their characters."""
+    """The same as :func:`find_bad_counts` for compressed encodings; ``text`` (uint8) holds their
+    characters."""
     for first in range(0, len(starts), _CHUNK):
         chunk = slice(first, first + _CHUNK)
         offset = starts[chunk][0]

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from .dataset import Category, Target
-from .shapes_drawing import Shape, draw_background, draw_shape, place_shape
+from .shapes_drawing import Shape, add_grain, draw_background, draw_shape, place_shape
 from .transforms import SHAPES, random_generator
 
 _NAMES = ("circle", "rectangle", "triangle", "star")
@@ -27,15 +27,15 @@ _MIN_PIXELS = 8
 class ShapesDataset:
     """Overlapping circles, rectangles, triangles and stars on textured backgrounds, with exact masks.
 
-    A picture has a background of smooth blobs, stripes or a chequerboard in two colours, crossed by a few thin
-    strokes that belong to no object. On it lie 2 to 8 shapes of any orientation, with radii from 0.07 to 0.2 of the
-    picture's shorter side, some of them cut off by the border. Later shapes cover earlier ones; a mask is the visible
-    part. Shapes of which less than 30 % would be visible are not drawn. Each shape has a colour that stands out from the
-    background's average, a brightness gradient and sometimes stripes; colour says nothing about the class. Grain lies
-    over everything.
+    A picture has a background of smooth blobs, stripes or a chequerboard in two colours, crossed by a few
+    thin strokes that belong to no object. On it lie 2 to 8 shapes of any orientation, with radii from 0.07 to
+    0.2 of the picture's shorter side, some of them cut off by the border. Later shapes cover earlier ones; a
+    mask is the visible part. Shapes of which less than 30 % would be visible are not drawn. Each shape has a
+    colour that stands out from the background's average, a brightness gradient and sometimes stripes; colour
+    says nothing about the class. Grain lies over everything.
 
-    Image i is a function of (seed, size, i): data sets with different seeds make training and validation sets, and a
-    longer data set begins with a shorter one's images. Image ids are 1, 2, ...
+    Image i is a function of (seed, size, i): data sets with different seeds make training and validation
+    sets, and a longer data set begins with a shorter one's images. Image ids are 1, 2, ...
 
     Args:
         num_images: length of the data set.
@@ -81,11 +81,11 @@ class ShapesDataset:
             "masks": torch.from_numpy(scene.masks),
             "image_id": self.image_ids[index],
         }
-        return torch.from_numpy(scene.pixels).permute(2, 0, 1).contiguous(), target
+        return torch.from_numpy(scene.pixels), target
 
     def image(self, index: int) -> Tensor:
         """Image ``index`` as uint8 [3, H, W]."""
-        return torch.from_numpy(self._render(index).pixels).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(self._render(index).pixels)
 
     def ground_truth(self) -> dict[str, Any]:
         """Annotations of all images in COCO's format, masks as compressed run lengths."""
@@ -103,7 +103,7 @@ class ShapesDataset:
         images = folder / "images"
         images.mkdir(parents=True, exist_ok=True)
         for index, image_id in enumerate(self.image_ids):
-            Image.fromarray(self._render(index).pixels).save(images / _file_name(image_id))
+            Image.fromarray(self._render(index).pixels.transpose(1, 2, 0)).save(images / _file_name(image_id))
         annotation_file = folder / "instances.json"
         annotation_file.write_text(json.dumps(self.ground_truth()), encoding="utf-8")
         return annotation_file
@@ -112,13 +112,15 @@ class ShapesDataset:
     def _ground_truth(self) -> dict[str, Any]:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for index, (image_id, (height, width)) in enumerate(zip(self.image_ids, self.image_sizes)):
+        for index, (image_id, (height, width)) in enumerate(
+            zip(self.image_ids, self.image_sizes, strict=True)
+        ):
             images.append(
                 {"id": image_id, "file_name": _file_name(image_id), "height": height, "width": width}
             )
             scene = self._render(index)
             for mask, label, box in zip(
-                scene.masks, scene.labels.tolist(), _mask_boxes(scene.masks).tolist()
+                scene.masks, scene.labels.tolist(), _mask_boxes(scene.masks).tolist(), strict=True
             ):
                 encoding = coco_mask.encode(np.asfortranarray(mask))
                 annotations.append(
@@ -144,20 +146,20 @@ class ShapesDataset:
         height, width = self.image_sizes[index]
         rng = random_generator(self.seed, SHAPES, index)
         canvas = draw_background(rng, height, width)
-        background = canvas[::8, ::8].mean(axis=(0, 1))
+        background = canvas[:, ::8, ::8].mean(axis=(1, 2))
         number = int(rng.integers(2, self.max_objects + 1))
         shapes = [place_shape(rng, height, width, background) for _ in range(number)]
         visible = _visible_parts(shapes, height, width)
         for shape, _ in visible:
             draw_shape(rng, canvas, shape)
-        grain = rng.integers(-14, 15, size=(height, width, 3), dtype=np.int8)
-        pixels = np.clip(canvas + grain, 0, 255).astype(np.uint8)
+        add_grain(rng, canvas)
+        pixels = np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
         masks = np.stack([mask for _, mask in visible])
         return _Scene(pixels, masks, np.array([shape.kind + 1 for shape, _ in visible], dtype=np.int64))
 
 
 class _Scene(NamedTuple):
-    pixels: np.ndarray  # uint8 [H, W, 3]
+    pixels: np.ndarray  # uint8 [3, H, W]
     masks: np.ndarray  # uint8 [L, H, W]
     labels: np.ndarray  # int64 [L]
 
@@ -183,7 +185,7 @@ def _mask_boxes(masks: np.ndarray) -> np.ndarray:
     """int64 [L, 4], the tight boxes (xyxy, pixel edges) of masks that are not empty."""
     spans = []
     for axis in (1, 2):  # which columns, then which rows, have a pixel
-        occupied: np.ndarray = masks.any(axis=axis)
+        occupied: np.ndarray = np.any(masks, axis=axis, keepdims=False)
         spans += [occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)]
     x0, x1, y0, y1 = spans
     return np.stack([x0, y0, x1, y1], axis=1)

@@ -1,4 +1,5 @@
-"""Draws the textured backgrounds and the shapes of `shapes.py` into float32 canvases [H, W, 3], values 0 to 255."""
+"""Draws the textured backgrounds and the shapes of `shapes.py` into float32 canvases [3, H, W], values 0 to
+255."""
 
 from __future__ import annotations
 
@@ -31,13 +32,13 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
     pattern = (_blobs, _stripes, _chequers)[rng.integers(3)](rng, height, width)
     first, second = rng.uniform(20, 235, (2, 3)).astype(np.float32)
     second = first + (second - first) * np.float32(rng.uniform(0.2, 0.7))  # textures are fainter than shapes
-    canvas = first + pattern[:, :, None] * (second - first)
+    canvas = first[:, None, None] + pattern * (second - first)[:, None, None]
     y, x = _coordinates(height, width)
     for _ in range(rng.integers(4)):
         angle = rng.uniform(0, math.pi)
         normal_y, normal_x = np.float32(math.sin(angle)), np.float32(math.cos(angle))
-        distance = (y - rng.integers(height)) * normal_y + (x - rng.integers(width)) * normal_x
-        canvas[np.abs(distance) < rng.uniform(0.7, 2.0)] = rng.uniform(0, 255, 3)
+        distance = (y - rng.uniform(0, height)) * normal_y + (x - rng.uniform(0, width)) * normal_x
+        np.copyto(canvas, rng.uniform(0, 255, (3, 1, 1)), where=np.abs(distance) < rng.uniform(0.7, 2.0))
     return canvas
 
 
@@ -78,10 +79,17 @@ def draw_shape(rng: np.random.Generator, canvas: np.ndarray, shape: Shape) -> No
         angle = rng.uniform(0, math.pi)
         phase = (y * math.sin(angle) + x * math.cos(angle)) * np.float32(2 * math.pi / shape.stripes)
         shade = shade + np.where(np.sin(phase) > 0, np.float32(25), np.float32(-25))
-    canvas[shape.window][shape.inside] = shape.colour + shade[shape.inside][:, None]
+    rows, columns = shape.window
+    np.copyto(canvas[:, rows, columns], shape.colour[:, None, None] + shade, where=shape.inside)
 
 
-# ---------------------------------------------------------------- patterns: float32 [H, W], 0 to 1
+def add_grain(rng: np.random.Generator, canvas: np.ndarray) -> None:
+    """Add noise, uniform from -16 to 15, to every value: 5 bits of each byte of long numbers."""
+    numbers = rng.integers(0, 2**64, size=-(-canvas.size // 8), dtype=np.uint64)
+    canvas += (numbers.view(np.int8)[: canvas.size] >> 3).reshape(canvas.shape)
+
+
+# -------------------------------- patterns: float32 [H, W], 0 to 1
 
 
 def _blobs(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -109,9 +117,10 @@ def _stripes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def _chequers(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     y, x = _coordinates(height, width)
-    side, shift = rng.uniform(5, 20), rng.uniform(0, 20, 2)
-    odd = (np.floor((y + shift[0]) / side) + np.floor((x + shift[1]) / side)) % 2
-    return odd.astype(np.float32)
+    side = rng.uniform(5, 20)
+    odd_row = np.floor((y + rng.uniform(0, side)) / side) % 2 == 1
+    odd_column = np.floor((x + rng.uniform(0, side)) / side) % 2 == 1
+    return (odd_row ^ odd_column).astype(np.float32)
 
 
 def _coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +129,7 @@ def _coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return y[:, None], x[None, :]
 
 
-# ---------------------------------------------------------------- shapes: u, v relative to the centre, in the shape's frame
+# -------------------------------- shapes: u, v relative to the centre, in the shape's frame
 
 
 def _in_circle(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
@@ -137,7 +146,7 @@ def _in_triangle(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius:
     angles = np.arange(3) * (2 * math.pi / 3) + rng.uniform(-0.35, 0.35, 3)
     corners = [(radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
     inside = np.ones(u.shape, dtype=bool)
-    for (u0, v0), (u1, v1) in zip(corners, corners[1:] + corners[:1]):
+    for (u0, v0), (u1, v1) in zip(corners, corners[1:] + corners[:1], strict=True):
         inside &= (u1 - u0) * (v - v0) - (v1 - v0) * (u - u0) >= 0
     return inside
 

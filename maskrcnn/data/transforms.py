@@ -24,8 +24,8 @@ def random_generator(seed: int, purpose: int, first: int, second: int = 0) -> np
 def flip_horizontal(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     """Mirror an image [3, H, W] and its target's boxes and masks left to right.
 
-    Boxes are pixel edges, so x becomes W - x. The arguments are left as they are; entries other than ``boxes`` and
-    ``masks`` are passed on.
+    Boxes are pixel edges, so x becomes W - x. The arguments are left as they are; entries other than
+    ``boxes`` and ``masks`` are passed on.
     """
     width = image.shape[-1]
     flipped = dict(target)
@@ -40,7 +40,8 @@ def flip_horizontal(image: Tensor, target: Target) -> tuple[Tensor, Target]:
 def random_flip(
     image: Tensor, target: Target, probability: float, *, seed: int, step: int, position: int
 ) -> tuple[Tensor, Target]:
-    """Mirror with the given probability; the decision is a function of (seed, step, position in the batch)."""
+    """Mirror with the given probability; the decision is a function of (seed, step, position in the
+    batch)."""
     if random_generator(seed, FLIP, step, position).random() < probability:
         return flip_horizontal(image, target)
     return image, target
