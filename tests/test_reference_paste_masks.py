@@ -27,7 +27,7 @@ def test_paste_masks_continuous_by_hand() -> None:
 
 def test_paste_masks_integer_by_hand() -> None:
     # One cell in a ring of zeros, 3 x 3, over the box enlarged three times, [0, 3]: 4 pixels, both ends
-    # included, at 0.75 * (i + 0.5) - 0.5 = -0.125, 0.625, 1.375, 2.125 of the padded mask. Cell 1 is the mask.
+    # included, at 0.75 * (i + 0.5) - 0.5 = -0.125, 0.625, 1.375, 2.125 of the padded mask. Cell 1: the mask.
     pasted = ref.paste_masks(f64([[[1]]]), f64([[1, 1, 2, 2]]), (5, 5), None, convention="integer")
     profile = f64([0, 0.625, 0.625, 0, 0])
     assert_close(pasted[0], torch.outer(profile, profile))
