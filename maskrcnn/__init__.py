@@ -24,14 +24,14 @@ __all__ = [
     "FasterRCNN",
     "MaskRCNN",
     "build_model",
-    "fasterrcnn_resnet101_fpn",
     "fasterrcnn_resnet18_fpn",
     "fasterrcnn_resnet34_fpn",
     "fasterrcnn_resnet50_fpn",
-    "maskrcnn_resnet101_fpn",
+    "fasterrcnn_resnet101_fpn",
     "maskrcnn_resnet18_fpn",
     "maskrcnn_resnet34_fpn",
     "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet101_fpn",
     "maskrcnn_tiny",
 ]
 

@@ -4,7 +4,12 @@ from maskrcnn.models.anchors import AnchorGenerator
 from maskrcnn.models.builders import BUILDERS, build_model, resnet_fpn_backbone
 from maskrcnn.models.detector import FasterRCNN, GeneralizedRCNN, MaskRCNN
 from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
-from maskrcnn.models.heads import FastRCNNPredictor, MaskRCNNHeads, MaskRCNNPredictor, TwoMLPHead
+from maskrcnn.models.heads import (
+    FastRCNNPredictor,
+    MaskRCNNHeads,
+    MaskRCNNPredictor,
+    TwoMLPHead,
+)
 from maskrcnn.models.norm import FrozenBatchNorm2d
 from maskrcnn.models.resnet import ResNet
 from maskrcnn.models.rpn import RPNHead

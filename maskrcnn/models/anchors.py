@@ -18,8 +18,9 @@ class AnchorGenerator(nn.Module):
         sizes: anchor sides in pixels, one tuple per level (a flat tuple gives one size to each level).
         aspect_ratios: height over width, one tuple per level (a flat tuple is used on every level).
 
-    :attr:`cell_anchors` is a list of float32 ``[A, 4]`` boxes around the origin, ratio-major, with corners rounded to
-    whole pixels (as torchvision does; checkpoints expect it). They are constants, not part of the state dict.
+    :attr:`cell_anchors` is a list of float32 ``[A, 4]`` boxes around the origin, ratio-major, with corners
+    rounded to whole pixels (as torchvision does; checkpoints expect it). They are constants, not part of the
+    state dict.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class AnchorGenerator(nn.Module):
                 f"aspect_ratios: expected one tuple for each of the {len(self.sizes)} levels of sizes, "
                 f"got {len(self.aspect_ratios)}"
             )
-        self.cell_anchors = [cell_anchors(s, r) for s, r in zip(self.sizes, self.aspect_ratios)]
+        self.cell_anchors = [cell_anchors(s, r) for s, r in zip(self.sizes, self.aspect_ratios, strict=True)]
 
     def num_anchors_per_location(self) -> list[int]:
         """Anchors per grid cell, one number per level."""
@@ -56,7 +57,7 @@ class AnchorGenerator(nn.Module):
 
 
 def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
-    """Boxes ``[A, 4]`` around the origin for every ratio (outer) and size (inner), corners rounded half to even."""
+    """Boxes ``[A, 4]`` around the origin: every size for every ratio, corners rounded half to even."""
     side = torch.tensor(sizes, dtype=torch.float32)
     height = torch.tensor(aspect_ratios, dtype=torch.float32).sqrt()
     w = (height.reciprocal()[:, None] * side).flatten()
@@ -65,7 +66,7 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tens
 
 
 def grid_anchors(cells: Tensor, grid_size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """All anchors of a level, ``[H * W * A, 4]`` in (y, x, anchor) order; only the matching in training needs them.
+    """All anchors of a level, ``[H * W * A, 4]`` in (y, x, anchor) order; only matching needs them.
 
     Args:
         cells: ``[A, 4]`` boxes around the origin, pixels.

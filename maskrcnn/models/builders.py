@@ -11,10 +11,20 @@ import maskrcnn_ops as ops
 from maskrcnn.models.anchors import AnchorGenerator
 from maskrcnn.models.detector import FEATURE_MAPS, FasterRCNN, MaskRCNN
 from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
-from maskrcnn.models.heads import FastRCNNPredictor, MaskRCNNHeads, MaskRCNNPredictor, TwoMLPHead
+from maskrcnn.models.heads import (
+    FastRCNNPredictor,
+    MaskRCNNHeads,
+    MaskRCNNPredictor,
+    TwoMLPHead,
+)
 from maskrcnn.models.norm import norm_factory
 from maskrcnn.models.resnet import ResNet, freeze_all_but
-from maskrcnn.models.weights import StateDict, read_weights, upgrade_keys, without_classifier
+from maskrcnn.models.weights import (
+    StateDict,
+    read_weights,
+    upgrade_keys,
+    without_classifier,
+)
 
 Weights = str | os.PathLike[str] | StateDict
 Detector = TypeVar("Detector", bound=FasterRCNN)
@@ -41,16 +51,19 @@ def maskrcnn_resnet50_fpn(
     num_classes: int = 91,
     **options: Any,
 ) -> MaskRCNN:
-    """Mask R-CNN with a ResNet-50 FPN, the parameter names and defaults of torchvision's function of this name.
+    """Mask R-CNN with a ResNet-50 FPN; parameter names and defaults are those of torchvision's function.
 
     Args:
-        weights: state dict of the whole detector, or the path of a file with one (``.safetensors``, ``.pth``);
-            torchvision's published files load, in both generations of their names. Nothing is downloaded.
-        weights_backbone: the same for the ResNet alone (a classifier's ``fc`` is left out); unused beside ``weights``.
+        weights: state dict of the whole detector, or the path of a file with one (``.safetensors``,
+            ``.pth``); torchvision's published files load, in both generations of their names. Nothing is
+            downloaded.
+        weights_backbone: the same for the ResNet alone (a classifier's ``fc`` is left out); unused beside
+            ``weights``.
         num_classes: K, the background included; must agree with ``weights``.
-        options: ``trainable_backbone_layers`` (0 to 5, counted from the last; 3 with pretrained weights, else 5),
-            ``norm`` (``"batch"``, ``"frozen"``, ``"group"``; batch norm without pretrained weights, frozen with),
-            ``norm_eps`` (0 for frozen norm under ``weights``, as the published files expect; else 1e-5), and every
+        options: ``trainable_backbone_layers`` (0 to 5, counted from the last; 3 with pretrained weights, else
+            5), ``norm`` (``"batch"``, ``"frozen"``, ``"group"``; batch norm without pretrained weights,
+            frozen with), ``norm_eps`` (0 for frozen norm under ``weights``, as the published files expect;
+            else 1e-5), and every
             keyword of :class:`~maskrcnn.models.detector.MaskRCNN`.
 
     Raises:
@@ -138,13 +151,14 @@ def maskrcnn_tiny(
     norm: str = "batch",
     **options: Any,
 ) -> MaskRCNN:
-    """A Mask R-CNN that trains on a laptop's CPU: ResNet-18, 64 channels, small heads, anchors of 8 to 128 pixels.
+    """A Mask R-CNN that trains on a CPU: ResNet-18, 64 channels, small heads, anchors of 8 to 128 pixels.
 
     Args:
         num_classes: K, the background included.
         min_size, max_size: of the resized images, pixels.
         norm: normalisation of the ResNet.
-        options: every other keyword of :class:`~maskrcnn.models.detector.MaskRCNN`; they replace the ones set here.
+        options: every other keyword of :class:`~maskrcnn.models.detector.MaskRCNN`; they replace the ones set
+            here.
     """
     width = 64
     settings: dict[str, Any] = {
@@ -229,7 +243,8 @@ def _trainable_layers(trained: bool, wanted: int | None) -> int:
         return 3 if wanted is None else wanted
     if wanted not in (None, 5):
         warnings.warn(
-            f"trainable_backbone_layers={wanted} has no effect without weights or weights_backbone: all are trained",
+            f"trainable_backbone_layers={wanted} has no effect without weights or weights_backbone: "
+            "all layers are trained",
             stacklevel=4,
         )
     return 5

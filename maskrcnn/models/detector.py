@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 import maskrcnn_ops as ops
 from maskrcnn.models.anchors import AnchorGenerator
-from maskrcnn.models.heads import FastRCNNPredictor, MaskRCNNHeads, MaskRCNNPredictor, TwoMLPHead
+from maskrcnn.models.heads import (
+    FastRCNNPredictor,
+    MaskRCNNHeads,
+    MaskRCNNPredictor,
+    TwoMLPHead,
+)
 from maskrcnn.models.images import Detection, Target
 from maskrcnn.models.matcher import Matcher
 from maskrcnn.models.roi_heads import RoIHeads
@@ -32,10 +37,11 @@ PASTE_CONVENTIONS = ("integer", "continuous")
 class GeneralizedRCNN(nn.Module):
     """Two-stage detector made of four parts that it receives.
 
-    ``model(images, targets)`` in training returns a dictionary of losses (0-dim tensors): ``loss_objectness``,
-    ``loss_rpn_box_reg``, ``loss_classifier``, ``loss_box_reg`` and, with masks, ``loss_mask``. In evaluation
-    ``model(images)`` returns one dictionary per image, in the pixels of that image: ``boxes`` float32 ``[D, 4]``,
-    ``labels`` int64 ``[D]``, ``scores`` float32 ``[D]`` descending, and ``masks`` as :attr:`mask_format` says:
+    ``model(images, targets)`` in training returns a dictionary of losses (0-dim tensors):
+    ``loss_objectness``, ``loss_rpn_box_reg``, ``loss_classifier``, ``loss_box_reg`` and, with masks,
+    ``loss_mask``. In evaluation ``model(images)`` returns one dictionary per image, in the pixels of that
+    image: ``boxes`` float32 ``[D, 4]``, ``labels`` int64 ``[D]``, ``scores`` float32 ``[D]`` descending, and
+    ``masks`` as :attr:`mask_format` says:
 
     - ``"full"``: float32 ``[D, 1, H, W]`` probabilities, zero outside the box;
     - ``"bool"``: bool ``[D, H, W]``, probability at least 0.5;
@@ -47,19 +53,21 @@ class GeneralizedRCNN(nn.Module):
     Random choices (sampling, training sizes) draw from torch's global generator only; evaluation has none.
 
     Args:
-        backbone: ``[N, 3, H, W] -> {name: [N, C, H_i, W_i]}`` (or one map) with an attribute ``out_channels``.
+        backbone: ``[N, 3, H, W] -> {name: [N, C, H_i, W_i]}`` (or one map) with an attribute
+            ``out_channels``.
         rpn: proposals and their losses.
         roi_heads: detections and their losses.
         transform: images and targets to the batch.
         mask_format: see above; may be changed at any time.
-        paste_convention: ``"integer"`` (torchvision's) or ``"continuous"``, see :func:`maskrcnn_ops.paste_masks`.
+        paste_convention: ``"integer"`` (torchvision's) or ``"continuous"``, see
+            :func:`maskrcnn_ops.paste_masks`.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
         rpn: nn.Module,
-        roi_heads: nn.Module,
+        roi_heads: RoIHeads,
         transform: GeneralizedRCNNTransform,
         *,
         mask_format: str = "full",
@@ -100,7 +108,8 @@ class GeneralizedRCNN(nn.Module):
         """Losses in training, detections in evaluation (``targets`` are then ignored); see the class.
 
         Raises:
-            ValueError, TypeError: malformed images or targets; the message names the image, the key and the value.
+            ValueError, TypeError: malformed images or targets; the message names the image, the key and the
+            value.
         """
         check_images(images, len(self.transform.image_mean))
         if self.training:
@@ -119,7 +128,7 @@ class GeneralizedRCNN(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As :meth:`torch.nn.Module.load_state_dict`; keys of torchvision's older generation are renamed first."""
+        """As :meth:`torch.nn.Module.load_state_dict`, after :func:`~maskrcnn.models.weights.upgrade_keys`."""
         return super().load_state_dict(upgrade_keys(state_dict), strict=strict, assign=assign)
 
 
@@ -136,8 +145,10 @@ class FasterRCNN(GeneralizedRCNN):
         rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test: candidates per level before suppression.
         rpn_post_nms_top_n_train, rpn_post_nms_top_n_test: proposals per image after it.
         rpn_nms_thresh: IoU of suppression.
-        rpn_fg_iou_thresh, rpn_bg_iou_thresh: IoU from which an anchor is positive, under which it is negative.
-        rpn_batch_size_per_image, rpn_positive_fraction: anchors sampled per image, largest share of positives.
+        rpn_fg_iou_thresh, rpn_bg_iou_thresh: IoU from which an anchor is positive, under which it is
+            negative.
+        rpn_batch_size_per_image, rpn_positive_fraction: anchors sampled per image, largest share of
+            positives.
         rpn_score_thresh: least objectness of a proposal.
         box_roi_pool: module ``(features, boxes, image_sizes) -> [R, C, P, P]`` with ``output_size``.
         box_head, box_predictor: see :class:`~maskrcnn.models.roi_heads.RoIHeads`.
@@ -199,8 +210,7 @@ class FasterRCNN(GeneralizedRCNN):
         if box_roi_pool is None:
             box_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=7, sampling_ratio=2)
         if box_head is None:
-            height, width = box_roi_pool.output_size
-            box_head = TwoMLPHead(channels * height * width, 1024)
+            box_head = TwoMLPHead(channels * _pooled_cells(box_roi_pool), 1024)
         roi_heads = RoIHeads(
             box_roi_pool,
             box_head,
@@ -260,12 +270,19 @@ class MaskRCNN(FasterRCNN):
 
 def _out_channels(backbone: nn.Module) -> int:
     channels = getattr(backbone, "out_channels", None)
-    if not isinstance(channels, int):
+    if channels is None:
         raise ValueError(
-            f"backbone: expected an int attribute out_channels (of every feature map), "
-            f"got {type(backbone).__name__} with {channels!r}"
+            "backbone: expected an attribute out_channels (of every feature map), "
+            f"got a {type(backbone).__name__} without it"
         )
-    return channels
+    return int(channels)
+
+
+def _pooled_cells(box_roi_pool: nn.Module) -> int:
+    size: Any = getattr(box_roi_pool, "output_size", None)
+    if size is None:
+        raise ValueError("box_roi_pool: expected an attribute output_size, or box_head with it")
+    return size * size if isinstance(size, int) else size[0] * size[1]
 
 
 def _box_predictor(box_predictor: nn.Module | None, num_classes: int | None) -> nn.Module:

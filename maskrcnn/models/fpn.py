@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class FeaturePyramidNetwork(nn.Module):
-    """Laterals (1x1), top-down sums (nearest neighbour) and output convolutions (3x3), plus a subsampled last level.
+    """Laterals (1x1), top-down sums (nearest neighbour), output convolutions (3x3), a subsampled last level.
 
     Args:
         in_channels_list: channels of the input maps, finest first.
@@ -42,7 +42,7 @@ class FeaturePyramidNetwork(nn.Module):
             lateral = self.inner_blocks[level](maps[level])
             top = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
             outputs.append(self.layer_blocks[level](top))
-        result = dict(zip(features, reversed(outputs)))
+        result = dict(zip(features, reversed(outputs), strict=True))
         result["pool"] = outputs[0][:, :, ::2, ::2]
         return result
 

@@ -59,7 +59,7 @@ class MaskRCNNHeads(nn.Sequential):
         super().__init__(
             *(
                 nn.Sequential(nn.Conv2d(i, o, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True))
-                for i, o in zip(inputs, layers)
+                for i, o in zip(inputs, layers, strict=True)
             )
         )
         for module in self.modules():
@@ -97,8 +97,8 @@ class MaskRCNNPredictor(nn.Sequential):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """``[R, C, M/2, M/2]`` to logits ``[R, K, M, M]``, or ``[R, 1, M, M]`` of one class per region.
 
-        Equivalent to: ``forward(x)[torch.arange(R), labels][:, None]`` where ``labels`` (int64 ``[R]``) is given; the
-        other classes' masks are then never computed.
+        Equivalent to: ``forward(x)[torch.arange(R), labels][:, None]`` where ``labels`` (int64 ``[R]``) is
+        given; the other classes' masks are then never computed.
         """
         x = self.relu(self.conv5_mask(x))
         if labels is None:

@@ -1,7 +1,7 @@
 """The five losses of Mask R-CNN, each a sum over a count.
 
-The count goes through :func:`normalizer`: in distributed training it becomes its mean over the processes, so that
-gradients averaged over processes equal those of one process on the joint batch.
+The count goes through :func:`normalizer`: in distributed training it becomes its mean over the processes, so
+that gradients averaged over processes equal those of one process on the joint batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ SMOOTH_L1_BETA = 1 / 9
 def normalizer(count: int, device: torch.device | str = "cpu") -> Tensor | float:
     """What a summed loss is divided by: ``count``, or its mean over the processes of an initialised group.
 
-    Every process must call it equally often in the same order. A count that is zero everywhere divides by one.
+    Every process must call it equally often in the same order. A count that is zero everywhere divides by
+    one.
 
     Args:
         count: elements that this process sums over.
@@ -31,7 +32,7 @@ def normalizer(count: int, device: torch.device | str = "cpu") -> Tensor | float
 
 
 def objectness_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Tensor:
-    """RPN class loss: binary cross-entropy of sampled anchors, ``logits [S]`` with ``labels [S]`` in {0, 1}."""
+    """RPN class loss: binary cross-entropy of sampled anchors, ``logits [S]``, ``labels [S]`` in {0, 1}."""
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum") / count
 
 
@@ -49,6 +50,6 @@ def classifier_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Te
 
 
 def mask_loss(logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
-    """Mean binary cross-entropy per pixel of the ground-truth class's masks: ``logits``, ``targets`` ``[P, M, M]``."""
+    """Binary cross-entropy per pixel of ``logits`` and ``targets`` ``[P, M, M]``, each of one class."""
     pixels = logits.shape[-2] * logits.shape[-1]
     return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum") / (count * pixels)

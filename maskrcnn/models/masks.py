@@ -29,7 +29,10 @@ def mask_targets(masks: Tensor, boxes: Tensor, matches: Tensor, side: int) -> Te
 
 
 def selected_logits(predictor: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
-    """Mask logits ``[R, M, M]`` of one class per region; a predictor of another make computes all and they are picked."""
+    """Mask logits ``[R, M, M]`` of one class per region.
+
+    A predictor other than :class:`~maskrcnn.models.heads.MaskRCNNPredictor` computes all classes first.
+    """
     if isinstance(predictor, MaskRCNNPredictor):
         return predictor(features, labels)[:, 0]
     logits = predictor(features)

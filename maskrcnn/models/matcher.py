@@ -22,8 +22,8 @@ class Matcher:
     Args:
         high_threshold: IoU from which on a box is a match.
         low_threshold: IoU under which it is background.
-        allow_low_quality_matches: also keep, for every ground truth, the boxes that tie its best IoU; such a box
-            keeps its own best ground truth, whatever that IoU is.
+        allow_low_quality_matches: also keep, for every ground truth, the boxes that tie its best IoU; such a
+            box keeps its own best ground truth, whatever that IoU is.
     """
 
     high_threshold: float
@@ -33,12 +33,13 @@ class Matcher:
     def __post_init__(self) -> None:
         if self.low_threshold > self.high_threshold:
             raise ValueError(
-                f"Matcher: expected low_threshold <= high_threshold, got {self.low_threshold} > {self.high_threshold}"
+                f"Matcher: expected low_threshold <= high_threshold, "
+                f"got {self.low_threshold} > {self.high_threshold}"
             )
 
     @torch.no_grad()
     def __call__(self, gt_boxes: Tensor, boxes: Tensor) -> Tensor:
-        """Match ``boxes [B, 4]`` with ``gt_boxes [L, 4]``: int64 ``[B]`` of ground-truth indices, -1 or -2."""
+        """Match ``boxes [B, 4]`` with ``gt_boxes [L, 4]``: int64 ``[B]``, a ground truth, -1 or -2."""
         matches = torch.full((len(boxes),), BELOW, dtype=torch.int64, device=boxes.device)
         if len(gt_boxes) == 0 or len(boxes) == 0:
             return matches
@@ -47,7 +48,7 @@ class Matcher:
         return torch.where((best >= self.high_threshold) | forced, index, matches)
 
     def _best(self, gt_boxes: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Best IoU, its ground truth, and whether the box ties some ground truth's best; a block of L at a time."""
+        """Each box's best IoU, its ground truth, whether it ties a ground truth's best; by blocks of L."""
         best = torch.full((len(boxes),), -1.0, device=boxes.device)
         index = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         forced = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)

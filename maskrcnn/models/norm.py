@@ -56,7 +56,8 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def norm_factory(norm: str, eps: float = 1e-5) -> NormFactory:
-    """Return the constructor ``channels -> layer`` of a normalisation: ``"batch"``, ``"frozen"`` or ``"group"``.
+    """Return the constructor ``channels -> layer`` of a normalisation: ``"batch"``, ``"frozen"`` or
+    ``"group"``.
 
     Raises:
         ValueError: another name.

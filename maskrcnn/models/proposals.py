@@ -11,7 +11,7 @@ MIN_SIDE = 1e-3  # pixels; proposals with a shorter side are dropped
 
 
 def flatten_level(prediction: Tensor, width: int) -> Tensor:
-    """``[N, A * width, H, W]`` to ``[N, H * W * A, width]`` in (y, x, anchor) order; a view for channels_last maps."""
+    """``[N, A * width, H, W]`` to ``[N, H * W * A, width]``, (y, x, anchor); a view if channels_last."""
     return prediction.permute(0, 2, 3, 1).reshape(prediction.shape[0], -1, width)
 
 

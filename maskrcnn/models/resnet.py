@@ -1,7 +1,7 @@
 """ResNet bodies (He et al., 2015): the convolutional part, giving the maps of its four stages.
 
-The bottleneck carries its stride in the 3x3 convolution, as the weights in circulation expect. Parameter names
-are torchvision's (``conv1``, ``bn1``, ``layer1.0.conv1``, ``layer1.0.downsample.0`` ...).
+The bottleneck carries its stride in the 3x3 convolution, as the weights in circulation expect. Parameter
+names are torchvision's (``conv1``, ``bn1``, ``layer1.0.conv1``, ``layer1.0.downsample.0`` ...).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class ResNet(nn.Module):
 
 
 def _stage(
-    block: type[BasicBlock] | type[Bottleneck],
+    block: type[BasicBlock | Bottleneck],
     in_channels: int,
     width: int,
     count: int,
@@ -130,8 +130,8 @@ def _stage(
     return nn.Sequential(first, *(block(out_channels, width, 1, norm) for _ in range(count - 1)))
 
 
-def freeze_all_but(body: ResNet, trainable_layers: int) -> None:
-    """Fix the parameters of all but the last ``trainable_layers`` parts (conv1, layer1 ... layer4); 5 trains all."""
+def freeze_all_but(body: nn.Module, trainable_layers: int) -> None:
+    """Fix all parameters but those of the last ``trainable_layers`` of conv1, layer1 ... layer4; 5: none."""
     if not 0 <= trainable_layers <= 5:
         raise ValueError(f"trainable_backbone_layers: expected 0 to 5, got {trainable_layers}")
     trained = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable_layers]

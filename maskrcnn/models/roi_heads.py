@@ -99,7 +99,7 @@ class RoIHeads(nn.Module):
             return self._detect(features, proposals, image_sizes), {}
         if targets is None:
             raise ValueError("targets: expected one dictionary per image in training, got None")
-        regions = [self._sample(p, t["boxes"], t["labels"]) for p, t in zip(proposals, targets)]
+        regions = [self._sample(p, t["boxes"], t["labels"]) for p, t in zip(proposals, targets, strict=True)]
         result = self._box_losses(features, regions, image_sizes, targets)
         if self.has_mask():
             result["loss_mask"] = self._mask_loss(features, regions, image_sizes, targets)
@@ -133,7 +133,7 @@ class RoIHeads(nn.Module):
         labels = torch.cat([r.labels for r in regions])
         positive = torch.where(labels > 0)[0]
         chosen = deltas.unflatten(1, (-1, 4))[positive, labels[positive]]
-        matched = torch.cat([t["boxes"][r.matches] for t, r in zip(targets, regions)])
+        matched = torch.cat([t["boxes"][r.matches] for t, r in zip(targets, regions, strict=True)])
         boxes = torch.cat([r.boxes[r.positive] for r in regions])
         encoded = ops.encode_boxes(matched, boxes, self.bbox_reg_weights)
         count = losses.normalizer(len(labels), logits.device)
@@ -150,9 +150,9 @@ class RoIHeads(nn.Module):
         image_sizes: list[tuple[int, int]],
     ) -> Tensor:
         """Logits ``[R, M, M]`` of the given class of each box."""
-        assert (
-            self.mask_roi_pool is not None and self.mask_head is not None and self.mask_predictor is not None
-        )
+        assert self.mask_roi_pool is not None
+        assert self.mask_head is not None
+        assert self.mask_predictor is not None
         pooled = self.mask_roi_pool(features, boxes, image_sizes)
         return selected_logits(self.mask_predictor, self.mask_head(pooled), labels)
 
@@ -168,7 +168,7 @@ class RoIHeads(nn.Module):
         logits = self._mask_logits(features, boxes, labels, image_sizes)
         wanted = [
             mask_targets(t["masks"], b, r.matches, logits.shape[-1])
-            for t, b, r in zip(targets, boxes, regions)
+            for t, b, r in zip(targets, boxes, regions, strict=True)
         ]
         return losses.mask_loss(logits, torch.cat(wanted), losses.normalizer(len(labels), logits.device))
 
@@ -186,12 +186,12 @@ class RoIHeads(nn.Module):
                 nms_threshold=self.nms_thresh,
                 count=self.detections_per_img,
             )
-            for image in zip(scores, deltas.float().split(counts), proposals, image_sizes)
+            for image in zip(scores, deltas.float().split(counts), proposals, image_sizes, strict=True)
         ]
         if self.has_mask():
             labels = torch.cat([d["labels"] for d in detections])
             masks = self._mask_logits(features, [d["boxes"] for d in detections], labels, image_sizes)
             probabilities = masks.float().sigmoid()[:, None].split([len(d["labels"]) for d in detections])
-            for detection, image_masks in zip(detections, probabilities):
+            for detection, image_masks in zip(detections, probabilities, strict=True):
                 detection["masks"] = image_masks
         return detections

@@ -22,7 +22,8 @@ class RPNHead(nn.Module):
         num_anchors: anchors per grid cell.
         conv_depth: number of 3x3 convolutions.
 
-    ``forward`` maps the levels' ``[N, C, H, W]`` to two lists: logits ``[N, A, H, W]``, deltas ``[N, A * 4, H, W]``.
+    ``forward`` maps the levels' ``[N, C, H, W]`` to two lists: logits ``[N, A, H, W]``, deltas ``[N, A * 4,
+    H, W]``.
     """
 
     def __init__(self, in_channels: int, num_anchors: int, conv_depth: int = 1) -> None:
@@ -84,7 +85,7 @@ class RegionProposalNetwork(nn.Module):
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Return proposals (float32 ``[P, 4]`` per image, pixels of the batch) and the losses (empty in evaluation)."""
+        """Return proposals (float32 ``[P, 4]`` per image, pixels of the batch) and, in training, losses."""
         maps = list(features.values())
         logit_maps, delta_maps = self.head(maps)
         logits = [flatten_level(level, 1).squeeze(-1) for level in logit_maps]
@@ -98,7 +99,7 @@ class RegionProposalNetwork(nn.Module):
             return proposals, {}
         if targets is None:
             raise ValueError("targets: expected one dictionary per image in training, got None")
-        anchors = torch.cat([grid_anchors(c, g, s) for c, g, s in zip(cells, grids, strides)])
+        anchors = torch.cat([grid_anchors(c, g, s) for c, g, s in zip(cells, grids, strides, strict=True)])
         return proposals, self._losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), anchors, targets)
 
     def _proposals(
@@ -113,7 +114,7 @@ class RegionProposalNetwork(nn.Module):
         evaluation = 0 if self.training else 1
         candidates = [
             level_candidates(*level, count=self.pre_nms_top_n[evaluation])
-            for level in zip(logits, deltas, cells, grids, strides)
+            for level in zip(logits, deltas, cells, grids, strides, strict=True)
         ]
         boxes = torch.cat([level[0] for level in candidates], dim=1)
         scores = torch.cat([level[1] for level in candidates], dim=1)
@@ -131,7 +132,7 @@ class RegionProposalNetwork(nn.Module):
                 score_threshold=self.score_thresh,
                 count=self.post_nms_top_n[evaluation],
             )[0]
-            for image_boxes, image_scores, size in zip(boxes, scores, image_sizes)
+            for image_boxes, image_scores, size in zip(boxes, scores, image_sizes, strict=True)
         ]
 
     def _losses(

@@ -12,15 +12,15 @@ from torch import Tensor
 class BalancedSampler:
     """Chooses up to ``size`` elements of an image, at most ``positive_fraction`` of them positive.
 
-    Draws one permutation of the positives, then one of the negatives, from torch's global generator of the labels'
-    device, so that a seed fixes the choice.
+    Draws one permutation of the positives, then one of the negatives, from torch's global generator of the
+    labels' device, so that a seed fixes the choice.
     """
 
     size: int
     positive_fraction: float
 
     def __call__(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return int64 indices (positives, negatives) for ``labels [B]``: above 0, 0, or -1 (never chosen)."""
+        """Return indices (positives, negatives) for ``labels [B]``: above 0, 0, or -1 (never chosen)."""
         positive = torch.where(labels >= 1)[0]
         negative = torch.where(labels == 0)[0]
         num_positive = min(len(positive), int(self.size * self.positive_fraction))

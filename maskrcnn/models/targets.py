@@ -40,11 +40,14 @@ def check_targets(targets: Any, images: Any, num_classes: int | None, masks: boo
         raise ValueError("targets: expected one dictionary per image in training, got None")
     if len(targets) != len(images):
         raise ValueError(f"targets: expected one per image ({len(images)}), got {len(targets)}")
-    for i, (target, image) in enumerate(zip(targets, images)):
+    for i, (target, image) in enumerate(zip(targets, images, strict=True)):
         for name in ("boxes", "labels", "masks")[: 3 if masks else 2]:
-            if not isinstance(target.get(name), Tensor):
-                got = type(target[name]).__name__ if name in target else f"only {sorted(target)}"
-                raise ValueError(f"targets[{i}]: expected a tensor {name!r}, got {got}")
+            if name not in target:
+                raise ValueError(f"targets[{i}]: expected a key {name!r}, got {sorted(target)}")
+            if not isinstance(target[name], Tensor):
+                raise TypeError(
+                    f"targets[{i}][{name!r}]: expected a tensor, got {type(target[name]).__name__}"
+                )
         _check_shapes(target, i, image, masks)
     _check_values(targets, num_classes)
 

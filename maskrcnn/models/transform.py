@@ -1,4 +1,4 @@
-"""Images into the network and results back: normalise, resize, batch; boxes and masks at the original size."""
+"""Images into the network (normalise, resize, batch) and results back (boxes, masks in image pixels)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ MASK_FORMATS = ("full", "bool", "roi")
 class GeneralizedRCNNTransform(nn.Module):
     """Normalises images, resizes them with their targets and pads them to one batch.
 
-    The shorter side becomes ``min_size``, unless the longer would then exceed ``max_size``, which it becomes instead.
+    The shorter side becomes ``min_size``, unless the longer would then exceed ``max_size``, which it becomes
+    instead.
 
     Args:
         min_size: pixels; of several, training draws one per image and evaluation takes the last.
@@ -85,12 +86,13 @@ class GeneralizedRCNNTransform(nn.Module):
         height = math.ceil(max(image.shape[-2] for image in images) / step) * step
         width = math.ceil(max(image.shape[-1] for image in images) / step) * step
         batch = images[0].new_zeros((len(images), images[0].shape[0], height, width))
-        for slot, image in zip(batch, images):
+        for slot, image in zip(batch, images, strict=True):
             slot[:, : image.shape[-2], : image.shape[-1]].copy_(image)
         return batch
 
     def extra_repr(self) -> str:
-        return f"min_size={self.min_size}, max_size={self.max_size}, mean={self.image_mean}, std={self.image_std}"
+        size = f"min_size={self.min_size}, max_size={self.max_size}"
+        return f"{size}, mean={self.image_mean}, std={self.image_std}"
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -126,7 +128,7 @@ def map_back(
 ) -> list[Detection]:
     """Detections of resized images at the original sizes; masks in one of :data:`MASK_FORMATS`."""
     results = []
-    for detection, old, new in zip(detections, resized, original):
+    for detection, old, new in zip(detections, resized, original, strict=True):
         boxes = resize_boxes(detection["boxes"], old, new)
         result = {**detection, "boxes": boxes}
         if "masks" in detection and mask_format != "roi":

@@ -23,10 +23,11 @@ _MASK_FCN = re.compile(r"^(roi_heads\.mask_head)\.mask_fcn(\d+)\.(weight|bias)$"
 
 
 def upgrade_keys(state_dict: StateDict) -> OrderedDict[str, Any]:
-    """Rename a detector's keys of torchvision's older generation to today's; others stay. The input is untouched.
+    """Rename a detector's keys of torchvision's older generation to today's; others stay. The input is
+    untouched.
 
-    ``backbone.fpn.inner_blocks.0.weight``, ``rpn.head.conv.weight``, ``roi_heads.mask_head.mask_fcn1.weight`` become
-    ``...inner_blocks.0.0.weight``, ``rpn.head.conv.0.0.weight``, ``roi_heads.mask_head.0.0.weight``.
+    ``backbone.fpn.inner_blocks.0.weight``, ``rpn.head.conv.weight``, ``roi_heads.mask_head.mask_fcn1.weight``
+    become ``...inner_blocks.0.0.weight``, ``rpn.head.conv.0.0.weight``, ``roi_heads.mask_head.0.0.weight``.
     """
     result = OrderedDict((_today(key), value) for key, value in state_dict.items())
     metadata = getattr(state_dict, "_metadata", None)
@@ -46,8 +47,8 @@ def read_weights(weights: str | os.PathLike[str] | StateDict, argument: str = "w
     """A state dict given as itself or as the path of a file, on the CPU.
 
     Args:
-        weights: a state dict, or a ``.safetensors`` file, or a file of ``torch.save`` holding a state dict (directly or
-            under ``"model"``). No pickled code is run.
+        weights: a state dict, or a ``.safetensors`` file, or a file of ``torch.save`` holding a state dict
+            (directly or under ``"model"``). No pickled code is run.
         argument: its name in errors.
 
     Raises:
