@@ -80,7 +80,11 @@ class CMakeBuild(build_ext):
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
-        for command in (configure, ["cmake", "--build", str(build), "--parallel", jobs], ["cmake", "--install", str(build)]):
+        for command in (
+            configure,
+            ["cmake", "--build", str(build), "--parallel", jobs],
+            ["cmake", "--install", str(build)],
+        ):
             try:
                 subprocess.check_call(command)
             except FileNotFoundError:

@@ -1,7 +1,7 @@
 // Every operator's schema, and nothing else.
 
-#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
 
 STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
   m.def(

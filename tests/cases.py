@@ -11,14 +11,18 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
-def random_boxes(count: int, width: float, height: float, generator: torch.Generator, dtype=torch.float32) -> Tensor:
+def random_boxes(
+    count: int, width: float, height: float, generator: torch.Generator, dtype=torch.float32
+) -> Tensor:
     """Boxes [count, 4] with corners anywhere in and a little outside the picture."""
     corners = torch.rand(count, 2, 2, generator=generator, dtype=torch.float64) * 1.2 - 0.1
     corners = corners.sort(dim=1).values * torch.tensor([width, height], dtype=torch.float64)
     return corners.reshape(count, 4).to(dtype)
 
 
-def random_rois(count: int, images: int, width: float, height: float, seed: int = 0, dtype=torch.float32) -> Tensor:
+def random_rois(
+    count: int, images: int, width: float, height: float, seed: int = 0, dtype=torch.float32
+) -> Tensor:
     """RoIs [count, 5] spread over the images."""
     generator = torch.Generator().manual_seed(seed)
     boxes = random_boxes(count, width, height, generator, dtype)

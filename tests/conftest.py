@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 REQUIRED = set(filter(None, os.environ.get("MASKRCNN_TESTS_REQUIRE", "").split(",")))
 
-settings.register_profile("ci", max_examples=30, deadline=None, derandomize=True, print_blob=True)
-settings.register_profile("nightly", max_examples=2000, deadline=None, print_blob=True)
+# The device fixture is a constant; hypothesis need not worry that it is not reset between examples.
+COMMON = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("ci", max_examples=30, derandomize=True, **COMMON)
+settings.register_profile("nightly", max_examples=2000, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

@@ -4,14 +4,13 @@
 #include <cuda_runtime_api.h>
 
 // Declared weak: absent beside a CPU-only torch, where no CUDA tensor can exist.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
-                                                                                   void** stream);
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
 namespace maskrcnn_ops {
 
 CudaScope::CudaScope(const Tensor& tensor) {
-  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
-                  "maskrcnn_ops: a CUDA tensor came, but this torch was built without CUDA");
+  CHECK_ARG(aoti_torch_get_current_cuda_stream != nullptr,
+            "maskrcnn_ops: a CUDA tensor came, but this torch was built without CUDA");
   const int device = tensor.get_device_index();
   int current = device;
   check_cuda(cudaGetDevice(&current), "maskrcnn_ops");
@@ -27,7 +26,7 @@ CudaScope::~CudaScope() {
 }
 
 void check_cuda(int error, const char* op) {
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": CUDA error: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
+  CHECK_ARG(error == cudaSuccess, op, ": CUDA error: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
 }
 
 }  // namespace maskrcnn_ops

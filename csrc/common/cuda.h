@@ -26,20 +26,18 @@ class CudaScope {
 
 void check_cuda(int error, const char* op);
 
-#define LAUNCH_CUDA(op, tensor, launcher, ...)                          \
-  do {                                                                  \
-    const ::maskrcnn_ops::CudaScope scope(tensor);                      \
+#define LAUNCH_CUDA(op, tensor, launcher, ...)                             \
+  do {                                                                     \
+    const ::maskrcnn_ops::CudaScope scope(tensor);                         \
     ::maskrcnn_ops::check_cuda(launcher(__VA_ARGS__, scope.stream()), op); \
   } while (0)
 
 #else
 
-#define LAUNCH_CUDA(op, tensor, launcher, ...)                                                             \
-  do {                                                                                                     \
-    STD_TORCH_CHECK(false, op,                                                                             \
-                    ": this build of maskrcnn_ops has no CUDA kernels; reinstall it with "                 \
-                    "MASKRCNN_OPS_CUDA=1 and nvcc on the PATH");                                           \
-  } while (0)
+#define LAUNCH_CUDA(op, tensor, launcher, ...)                                                 \
+  ::maskrcnn_ops::raise(op,                                                                    \
+                        ": this build of maskrcnn_ops has no CUDA kernels; reinstall it with " \
+                        "MASKRCNN_OPS_CUDA=1 and nvcc on the PATH")
 
 #endif
 

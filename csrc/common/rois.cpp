@@ -7,29 +7,38 @@ namespace maskrcnn_ops {
 
 MapStrides strides_of(const Tensor& map) { return {map.stride(0), map.stride(1), map.stride(2), map.stride(3)}; }
 
+Tensor as_rois(const char* op, const Tensor& features, const Tensor& rois) {
+  check_floating(features, op, "input");
+  check_floating(rois, op, "rois");
+  check_same_device(features, rois, op, "input", "rois");
+  CHECK_ARG(rois.dim() == 2 && rois.size(1) == 5, op, ": expected rois of shape [R, 5], got ", shape_of(rois));
+  const ScalarType type = features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return torch::stable::contiguous(rois.scalar_type() == type ? rois : torch::stable::to(rois, type));
+}
+
 Tensor check_pooling(const char* op, const Tensor& input, const Tensor& rois, int64_t pooled_height,
                      int64_t pooled_width) {
   CHECK_ARG(input.dim() == 4, op, ": expected input of shape [N, C, H, W], got ", shape_of(input));
-  CHECK_ARG(rois.dim() == 2 && rois.size(1) == 5, op, ": expected rois of shape [R, 5], got ", shape_of(rois));
-  CHECK_ARG(pooled_height > 0 && pooled_width > 0, op, ": expected output_size of at least (1, 1), got (",
-            pooled_height, ", ", pooled_width, ")");
-  check_floating(input, op, "input");
-  check_same_device(input, rois, op, "input", "rois");
-  const Tensor coordinates = as_coordinates(rois, op, "rois");
-  // Without this variable nothing is read back from a GPU: there a RoI with a bad index gives zeros.
-  const char* wish = std::getenv("MASKRCNN_OPS_CHECK");
-  if (input.is_cpu() || (wish != nullptr && std::strcmp(wish, "1") == 0))
-    check_image_indices(op, coordinates, input.size(0));
-  return coordinates;
+  constexpr int64_t most_bins = 4096, most_cells = 1 << 29;  // kernels count bins and cells of an axis in 32 bits
+  CHECK_ARG(pooled_height > 0 && pooled_width > 0 && pooled_height <= most_bins && pooled_width <= most_bins, op,
+            ": expected output_size between (1, 1) and (4096, 4096), got (", pooled_height, ", ", pooled_width, ")");
+  for (int64_t dim = 1; dim < 4; ++dim)
+    CHECK_ARG(input.size(dim) < most_cells, op, ": expected input with C, H and W below 2^29, got ", shape_of(input));
+  const Tensor converted = as_rois(op, input, rois);
+  check_image_indices(op, converted, input.size(0));
+  return converted;
 }
 
 void check_image_indices(const char* op, const Tensor& rois, int64_t images) {
-  const Tensor local = rois.is_cpu() ? rois : torch::stable::to(rois, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  const char* wish = std::getenv("MASKRCNN_OPS_CHECK");
+  if (!rois.is_cpu() && (wish == nullptr || std::strcmp(wish, "1") != 0)) return;
+  const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+  const Tensor local = rois.is_cpu() ? rois : torch::stable::to(rois, cpu);
   with_coordinate_type(local, [&](auto tag) {
     using C = decltype(tag);
     const C* data = pointer<C>(local);
     for (int64_t r = 0; r < local.size(0); ++r)
-      CHECK_ARG(data[5 * r] >= 0 && data[5 * r] < static_cast<C>(images), op,
+      CHECK_ARG(!is_finite(data[5 * r]) || (data[5 * r] >= 0 && data[5 * r] < static_cast<C>(images)), op,
                 ": expected image indices rois[:, 0] in [0, ", images, "), got ", data[5 * r], " in row ", r);
   });
 }

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "common/macros.h"
+
 namespace maskrcnn_ops {
 
 struct Half {

@@ -3,11 +3,13 @@
 // What operators need of torch, through its stable ABI: checks, element types, layouts. Only the operator files
 // (x/x.cpp) include this; kernels see raw pointers.
 
-#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <sstream>
+#include <stdexcept>
 #include <string>
 
 #include "common/scalar.h"
@@ -17,8 +19,19 @@ namespace maskrcnn_ops {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Error grammar: `roi_align: expected rois of shape [R, 5], got [7, 4]`.
-#define CHECK_ARG(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
+// Error grammar: `roi_align: expected rois of shape [R, 5], got [7, 4]`. Not STD_TORCH_CHECK, whose messages begin
+// with the place in our sources.
+#define CHECK_ARG(condition, ...)                         \
+  do {                                                    \
+    if (!(condition)) ::maskrcnn_ops::raise(__VA_ARGS__); \
+  } while (0)
+
+template <class... Parts>
+[[noreturn]] void raise(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
 
 std::string shape_of(const Tensor& tensor);
 std::string type_of(const Tensor& tensor);
@@ -43,7 +56,7 @@ void with_element_type(const Tensor& tensor, const Function& function) {
     case ScalarType::Double: return function(double{});
     case ScalarType::Half: return function(Half{});
     case ScalarType::BFloat16: return function(BFloat16{});
-    default: STD_TORCH_CHECK(false, "maskrcnn_ops: unexpected dtype ", type_of(tensor));
+    default: raise("maskrcnn_ops: unexpected dtype ", type_of(tensor));
   }
 }
 

@@ -127,7 +127,7 @@ template <class T, class A>
 void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* output, MapStrides output_strides,
              const RoiAlign& args) {
   constexpr int64_t block = line_size<A>;
-  const int64_t blocks = ceil_div(args.channels, block), bins = args.pooled_height * args.pooled_width;
+  const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
   // With fewer tasks than threads, several tasks share an image's RoIs.
   const int64_t splits = std::max<int64_t>(1, num_threads() / (args.images * blocks));
   parallel_for(args.images * blocks * splits, 1, [&](int64_t task, int64_t last) {
@@ -135,7 +135,7 @@ void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* o
     Cells cells;
     for (; task < last; ++task) {
       const int64_t n = task / (blocks * splits), first_channel = task / splits % blocks * block;
-      const int64_t channels = std::min(block, args.channels - first_channel);
+      const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
       const int64_t first = plan.image_first[n], count = plan.image_first[n + 1] - first;
       const int64_t begin = first + count * (task % splits) / splits;
       const int64_t end = first + count * (task % splits + 1) / splits;
@@ -170,16 +170,16 @@ template <class T, class A>
 void backward(const T* grad_output, MapStrides output_strides, const Plan<A>& plan, T* grad_input,
               MapStrides input_strides, const RoiAlign& args) {
   constexpr int64_t block = line_size<A>;
-  const int64_t blocks = ceil_div(args.channels, block), bins = args.pooled_height * args.pooled_width;
+  const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
   parallel_for(args.images * blocks, 1, [&](int64_t task, int64_t last) {
     Lines<A> plane, strip, pooled;
     Cells cells;
     for (; task < last; ++task) {
       const int64_t n = task / blocks, first_channel = task % blocks * block;
-      const int64_t channels = std::min(block, args.channels - first_channel);
+      const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
       const Extent<A> extent(plan, plan.image_first[n], plan.image_first[n + 1]);
-      A* lines = plane.get(args.height * args.width);
-      __builtin_memset(lines, 0, static_cast<size_t>(args.height * args.width) * 64);
+      A* lines = plane.get(int64_t(args.height) * args.width);
+      __builtin_memset(lines, 0, static_cast<size_t>(int64_t(args.height) * args.width) * 64);
       for (int64_t i = plan.image_first[n]; i < plan.image_first[n + 1]; ++i) {
         const int64_t r = plan.order[i];
         const RoiTaps<A>& taps = plan.taps[r];

@@ -1,0 +1,40 @@
+#pragma once
+
+// What the torch-free .cu files share: element access in the accumulation type, and grids.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/scalar.h"
+
+namespace maskrcnn_ops {
+
+__device__ __forceinline__ float to_acc(float v) { return v; }
+__device__ __forceinline__ double to_acc(double v) { return v; }
+__device__ __forceinline__ float to_acc(Half v) { return __half2float(__ushort_as_half(v.bits)); }
+__device__ __forceinline__ float to_acc(BFloat16 v) { return __uint_as_float(static_cast<unsigned>(v.bits) << 16); }
+
+template <class T>
+__device__ __forceinline__ T from_acc(Acc<T> v) {
+  if constexpr (std::is_same_v<T, Half>) return {__half_as_ushort(__float2half_rn(v))};
+  else if constexpr (std::is_same_v<T, BFloat16>) return {__bfloat16_as_ushort(__float2bfloat16_rn(v))};
+  else return v;
+}
+
+// Sixteen bytes of consecutive elements, moved in one access.
+template <class T>
+struct alignas(16) Pack {
+  static constexpr int size = 16 / sizeof(T);
+  T values[size];
+};
+
+inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+// Blocks of a one-dimensional grid whose kernel strides over `items`.
+inline unsigned grid_of(int64_t items) { return static_cast<unsigned>(std::min<int64_t>(items, 0x7fffffff)); }
+
+}  // namespace maskrcnn_ops
