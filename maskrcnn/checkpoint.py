@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from maskrcnn.config import TrainingConfig
@@ -112,7 +112,8 @@ def write_checkpoint(
 def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Tensor], metadata: Metadata) -> None:
     """Write a state dict and its metadata as one .safetensors file (the format knows no strides)."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, path, metadata={"maskrcnn": metadata.to_json()})
+    # save_file would give the file mode 600, against the user's umask.
+    Path(path).write_bytes(safetensors.torch.save(tensors, metadata={"maskrcnn": metadata.to_json()}))
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Metadata | None]:
@@ -122,17 +123,15 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Metad
             raw = (file.metadata() or {}).get("maskrcnn")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{os.fspath(path)}: no such file") from error
+        raise CheckpointError(f"{path}: no such file") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{os.fspath(path)}: not a readable safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     if raw is None:
         return weights, None
     try:
         return weights, Metadata.from_json(raw)
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{os.fspath(path)}: its metadata are not those of a model ({error!r})"
-        ) from error
+        raise CheckpointError(f"{path}: its metadata are not those of a model ({error!r})") from error
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
@@ -140,15 +139,13 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{os.fspath(path)}: no such file") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{os.fspath(path)}: refused, it holds more than tensors and plain values and could execute code"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{os.fspath(path)}: not a readable checkpoint ({_first_line(error)})"
-        ) from error
+        raise CheckpointError(f"{path}: no such file") from error
+    except Exception as error:  # an unpickler raises nearly anything on damaged bytes
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise CheckpointError(
+                f"{path}: refused, it holds more than tensors and plain values and could execute code"
+            ) from error
+        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from error
 
 
 def read_training_state(folder: Path) -> tuple[dict[str, Any], TrainingConfig]:
@@ -278,4 +275,5 @@ def _survives_json(value: Any) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    text = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text.split('. ')[0]}"

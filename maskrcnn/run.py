@@ -176,19 +176,20 @@ class Run:
             raise CheckpointError(f"{output}: holds checkpoints already; resume, or choose another folder")
         if checkpoints:
             start, newest = checkpoints[-1]
-            self._restore(newest)
+            before = str(checkpoints[-2][1]) if len(checkpoints) > 1 else "the start"
+            self._restore(newest, before)
         if distributed.world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=ids)
         return start
 
-    def _restore(self, checkpoint: Path) -> None:
+    def _restore(self, checkpoint: Path, before: str) -> None:
         try:
             state, config = read_training_state(checkpoint)
             weights, metadata = read_weights(checkpoint / WEIGHTS)
         except CheckpointError as error:
             raise CheckpointError(
-                f"cannot resume: {error}; if {checkpoint} is damaged, delete it to go on from the one before"
+                f"cannot resume: {error}; if {checkpoint} is damaged, delete it to go on from {before}"
             ) from error
         self._check_same_run(checkpoint, state, config, metadata)
         if self.average is not None:
