@@ -11,4 +11,27 @@ STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
       "roi_align_backward(Tensor grad_output, Tensor rois, float spatial_scale, SymInt pooled_height, "
       "SymInt pooled_width, int sampling_ratio, bool aligned, SymInt images, SymInt channels, SymInt height, "
       "SymInt width, bool channels_last) -> Tensor");
+  m.def("encode_boxes(Tensor reference_boxes, Tensor proposals, float[] weights) -> Tensor");
+  m.def(
+      "encode_boxes_backward(Tensor grad_deltas, Tensor reference_boxes, Tensor proposals, float[] weights) "
+      "-> (Tensor, Tensor)");
+  m.def("decode_boxes(Tensor deltas, Tensor anchors, float[] weights, float clip) -> Tensor");
+  m.def(
+      "decode_boxes_backward(Tensor grad_boxes, Tensor deltas, Tensor anchors, float[] weights, float clip) "
+      "-> Tensor");
+  m.def(
+      "decode_boxes_backward_anchors(Tensor grad_boxes, Tensor deltas, Tensor anchors, float[] weights, float clip) "
+      "-> Tensor");
+  m.def(
+      "decode_grid(Tensor deltas, Tensor cell_anchors, SymInt height, SymInt width, float stride_y, float stride_x, "
+      "float[] weights, float clip) -> Tensor");
+  m.def(
+      "decode_grid_backward(Tensor grad_boxes, Tensor deltas, Tensor cell_anchors, SymInt height, SymInt width, "
+      "float stride_y, float stride_x, float[] weights, float clip) -> Tensor");
+  m.def(
+      "roi_pool(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "roi_pool_backward(Tensor grad_output, Tensor argmax, Tensor rois, float spatial_scale, SymInt pooled_height, "
+      "SymInt pooled_width, SymInt images, SymInt channels, SymInt height, SymInt width, bool channels_last) -> Tensor");
 }

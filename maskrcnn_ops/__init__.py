@@ -1,10 +1,17 @@
 """Region operators for PyTorch with hand-written CPU and CUDA kernels; a drop-in for ``torchvision.ops``."""
 
+import sys
+
 from maskrcnn_ops._library import load
 from maskrcnn_ops.version import __version__
 
-load()
-
-from maskrcnn_ops.roi_align import RoIAlign, roi_align  # noqa: E402
+try:
+    load()
+except ImportError:
+    # `python -m maskrcnn_ops` imports this file first, and is there to report why the library does not load.
+    if sys.argv[:1] != ["-m"]:
+        raise
+else:
+    from maskrcnn_ops.roi_align import RoIAlign, roi_align
 
 __all__ = ["RoIAlign", "__version__", "roi_align"]
