@@ -12,6 +12,7 @@ except ImportError:
     if sys.argv[:1] != ["-m"]:
         raise
 else:
+    from maskrcnn_ops.box_coder import decode_boxes, decode_grid, encode_boxes
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
 
-__all__ = ["RoIAlign", "__version__", "roi_align"]
+__all__ = ["RoIAlign", "__version__", "decode_boxes", "decode_grid", "encode_boxes", "roi_align"]
