@@ -13,6 +13,18 @@ except ImportError:
         raise
 else:
     from maskrcnn_ops.box_coder import decode_boxes, decode_grid, encode_boxes
+    from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
+    from maskrcnn_ops.roi_pool import RoIPool, roi_pool
 
-__all__ = ["RoIAlign", "__version__", "decode_boxes", "decode_grid", "encode_boxes", "roi_align"]
+__all__ = [
+    "MultiScaleRoIAlign",
+    "RoIAlign",
+    "RoIPool",
+    "__version__",
+    "decode_boxes",
+    "decode_grid",
+    "encode_boxes",
+    "roi_align",
+    "roi_pool",
+]

@@ -1,0 +1,99 @@
+#pragma once
+
+// RoIPool (Girshick, Fast R-CNN, 2015): the RoI rounded to cells, its bins rounded to cells, the maximum of each bin.
+//
+// Rounding is half away from zero. Bins are rounded outwards (floor of the start, ceil of the end), so neighbours
+// overlap where the bin size is no whole number. The maximum is the first cell, in row-major order, than which no other
+// is greater, beginning below all: `value > best`. So a NaN is never the maximum; a bin of nothing but NaN or -inf gives
+// the lowest finite number, and position -1; a bin without cells gives 0 and -1.
+
+#include <cmath>
+#include <cstdint>
+
+#include "common/maps.h"
+#include "common/scalar.h"
+
+namespace maskrcnn_ops {
+
+// Sizes and options of one call.
+struct RoiPool {
+  int64_t images, rois;
+  int channels, height, width;
+  int pooled_height, pooled_width;
+  double spatial_scale;
+};
+
+// A RoI in cells along one axis: bin p covers the cells from floor(p * bin) to ceil((p + 1) * bin) after `start`.
+template <class A>
+struct BinAxis {
+  int64_t start;
+  A bin;
+};
+
+// Cells first ... last - 1 of the map. Empty where last <= first.
+struct CellRange {
+  int first, last;
+};
+
+// The nearest integer, halves away from zero, limited to +-2^30: outside any map, and far from overflow.
+template <class A>
+HOST_DEVICE int64_t nearest_cell(A x) {
+  constexpr A far = static_cast<A>(1 << 30);
+  x = std::round(x);
+  return static_cast<int64_t>(x < -far ? -far : x > far ? far : x);
+}
+
+template <class A>
+HOST_DEVICE BinAxis<A> bin_axis(A low, A high, A scale, int pooled) {
+  const int64_t start = nearest_cell(low * scale), end = nearest_cell(high * scale);
+  const int64_t side = end - start + 1 > 1 ? end - start + 1 : 1;
+  return {start, static_cast<A>(side) / static_cast<A>(pooled)};
+}
+
+template <class A>
+HOST_DEVICE CellRange bin_cells(const BinAxis<A>& axis, int p, int extent) {
+  const int64_t first = axis.start + static_cast<int64_t>(std::floor(static_cast<A>(p) * axis.bin));
+  const int64_t last = axis.start + static_cast<int64_t>(std::ceil(static_cast<A>(p + 1) * axis.bin));
+  auto inside = [extent](int64_t cell) { return static_cast<int>(cell < 0 ? 0 : cell > extent ? extent : cell); };
+  return {inside(first), inside(last)};
+}
+
+// The two axes of a RoI (image index, x1, y1, x2, y2), and its image; -1 where the RoI reads nothing because the
+// index lies outside the batch or a number is not finite.
+template <class A>
+struct RoiBins {
+  int64_t image;
+  BinAxis<A> y, x;
+};
+
+template <class A>
+HOST_DEVICE RoiBins<A> roi_bins(const A* roi, const RoiPool& args) {
+  const A scale = static_cast<A>(args.spatial_scale);
+  bool readable = is_finite(roi[0]) && roi[0] >= A(0) && roi[0] < static_cast<A>(args.images);
+  for (int i = 1; i < 5; ++i) readable = readable && is_finite(roi[i] * scale);
+  if (!readable) return {-1, {0, A(0)}, {0, A(0)}};
+  return {static_cast<int64_t>(roi[0]), bin_axis(roi[2], roi[4], scale, args.pooled_height),
+          bin_axis(roi[1], roi[3], scale, args.pooled_width)};
+}
+
+// Kernels. All pointers lie on one device; `rois` is [rois, 5]: image index, x1, y1, x2, y2, in the type the kernel
+// accumulates in. `output`, `argmax` and `grad_output` are [rois, channels, pooled_height, pooled_width] with the given
+// strides, contiguous or channels_last, output and argmax with the same; `input` and `grad_input` are [images, channels, height, width]. `argmax`
+// is the position row * width + column of the maximum in its plane, or -1; a position outside the plane gets no
+// gradient.
+template <class T>
+void roi_pool_cpu(const T* input, MapStrides input_strides, const Acc<T>* rois, T* output, int32_t* argmax,
+                  MapStrides output_strides, const RoiPool& args);
+template <class T>
+void roi_pool_backward_cpu(const T* grad_output, MapStrides grad_strides, const int32_t* argmax,
+                           MapStrides argmax_strides, const Acc<T>* rois, T* grad_input, MapStrides input_strides,
+                           const RoiPool& args);
+template <class T>
+int roi_pool_cuda(const T* input, MapStrides input_strides, const Acc<T>* rois, T* output, int32_t* argmax,
+                  MapStrides output_strides, const RoiPool& args, void* stream);
+template <class T>
+int roi_pool_backward_cuda(const T* grad_output, MapStrides grad_strides, const int32_t* argmax,
+                           MapStrides argmax_strides, const Acc<T>* rois, T* grad_input, MapStrides input_strides,
+                           const RoiPool& args, void* stream);
+
+}  // namespace maskrcnn_ops

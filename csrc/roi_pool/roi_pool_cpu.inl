@@ -1,0 +1,188 @@
+#include "common/planes.inl"
+
+namespace maskrcnn_ops {
+namespace SIMD_LEVEL {
+
+typedef int32_t IntLanes __attribute__((vector_size(32)));
+typedef int32_t FourInts __attribute__((vector_size(16)));
+typedef int64_t LongLanes __attribute__((vector_size(32)));
+
+// Integer lanes as wide as the accumulation type's, as comparisons give them.
+template <class A>
+using Positions = std::conditional_t<std::is_same_v<A, double>, LongLanes, IntLanes>;
+
+SIMD_INLINE void store_positions(int32_t* p, IntLanes v) { __builtin_memcpy(p, &v, sizeof v); }
+SIMD_INLINE void store_positions(int32_t* p, LongLanes v) {
+  const FourInts narrowed = __builtin_convertvector(v, FourInts);
+  __builtin_memcpy(p, &narrowed, sizeof narrowed);
+}
+
+// The cells of a task's map or patch: cell (y, x) is the line at lines + ((y - top) * pitch + x - left) * block.
+template <class A>
+struct View {
+  const A* lines;
+  int64_t pitch;
+  int32_t top, left;
+};
+
+// Maximum and position of one bin, for one line of channels.
+template <class A>
+SIMD_INLINE void max_of_bin(const View<A>& view, CellRange rows, CellRange columns, int32_t width, A* value,
+                            int32_t* position) {
+  constexpr int64_t block = line_size<A>;
+  constexpr int lanes = lane_count<A>;
+  constexpr A least = std::numeric_limits<A>::lowest();
+  const Lanes<A> lowest = Lanes<A>{} + least;
+  Lanes<A> best[2] = {lowest, lowest};
+  Positions<A> where[2] = {Positions<A>{} - 1, Positions<A>{} - 1};
+  for (int32_t y = rows.first; y < rows.last; ++y) {
+    const A* line = view.lines + ((y - view.top) * view.pitch + columns.first - view.left) * block;
+    Positions<A> here = Positions<A>{} + (y * width + columns.first);
+    for (int32_t x = columns.first; x < columns.last; ++x, line += block, here += 1)
+      for (int half = 0; half < 2; ++half) {
+        const Lanes<A> candidate = load(line + half * lanes);
+        const Positions<A> greater = candidate > best[half];
+        best[half] = candidate > best[half] ? candidate : best[half];
+        where[half] = greater ? here : where[half];
+      }
+  }
+  for (int half = 0; half < 2; ++half) {
+    store(value + half * lanes, best[half]);
+    store_positions(position + half * lanes, where[half]);
+  }
+}
+
+// All bins of one RoI: values [bins][block] and positions [bins][block].
+template <class A>
+void pool(const View<A>& view, const CellRange* y, const CellRange* x, const RoiPool& args, A* values,
+          int32_t* positions) {
+  constexpr int64_t block = line_size<A>;
+  for (int ph = 0; ph < args.pooled_height; ++ph)
+    for (int pw = 0; pw < args.pooled_width; ++pw, values += block, positions += block) {
+      if (y[ph].last > y[ph].first && x[pw].last > x[pw].first) {
+        max_of_bin(view, y[ph], x[pw], args.width, values, positions);
+        continue;
+      }
+      std::fill(values, values + block, A(0));
+      std::fill(positions, positions + block, -1);
+    }
+}
+
+// scatter_lines for 32-bit integers, `block` of them a position: target[c * channel_stride + k * step] = lines[k][c].
+template <int block>
+void scatter_positions(const int32_t* lines, int32_t* target, int64_t channel_stride, int64_t step, int64_t channels,
+                       int64_t count) {
+  int64_t k = 0;
+  if (channel_stride == 1) {
+    for (; k < count; ++k) std::copy(lines + k * block, lines + k * block + channels, target + k * step);
+    return;
+  }
+  if (step == 1)
+    for (; k + 8 <= count; k += 8)
+      for (int64_t c = 0; c < channels; c += 8) {
+        FloatLanes tile[8];
+        for (int i = 0; i < 8; ++i) __builtin_memcpy(&tile[i], lines + (k + i) * block + c, sizeof tile[i]);
+        transpose_lanes(tile);
+        for (int i = 0; i < 8; ++i)
+          if (c + i < channels) __builtin_memcpy(target + (c + i) * channel_stride + k, &tile[i], sizeof tile[i]);
+      }
+  for (; k < count; ++k)
+    for (int64_t c = 0; c < channels; ++c) target[c * channel_stride + k * step] = lines[k * block + c];
+}
+
+// Copies rows and columns of a map's channels into lines.
+template <class T, class A>
+void gather_cells(const T* map, MapStrides strides, int64_t channels, const RoiCells& cells, A* lines) {
+  const int64_t columns = cells.right - cells.left;
+  for (int64_t y = cells.top; y < cells.bottom; ++y, lines += columns * line_size<A>)
+    gather_lines(map + y * strides.row + cells.left * strides.column, strides.channel, strides.column, channels,
+                 columns, lines);
+}
+
+template <class T, class A>
+void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* output, int32_t* argmax,
+             MapStrides output_strides, const RoiPool& args) {
+  constexpr int64_t block = line_size<A>;
+  const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
+  // With fewer tasks than threads, several tasks share an image's RoIs.
+  const int64_t splits = std::max<int64_t>(1, num_threads() / (args.images * blocks));
+  parallel_for(args.images * blocks * splits, 1, [&](int64_t task, int64_t last) {
+    Lines<A> plane;
+    std::vector<A> values(bins * block);
+    std::vector<int32_t> positions(bins * block);
+    for (; task < last; ++task) {
+      const int64_t n = task / (blocks * splits), first_channel = task / splits % blocks * block;
+      const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
+      const int64_t first = plan.order.image_first[n], count = plan.order.image_first[n + 1] - first;
+      const int64_t begin = first + count * (task % splits) / splits;
+      const int64_t end = first + count * (task % splits + 1) / splits;
+      const RoiExtent extent(plan.cells, plan.order, begin, end);
+      const T* map = input + n * input_strides.image + first_channel * input_strides.channel;
+      const bool whole = extent.copy_whole(args.width, input_strides.channel);
+      A* lines = plane.get(whole ? extent.rows * args.width : extent.largest_patch);
+      const RoiCells band{n, int32_t(extent.first_row), int32_t(extent.first_row + extent.rows), 0, args.width};
+      if (whole) gather_cells(map, input_strides, channels, band, lines);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t r = plan.order.order[i];
+        const RoiCells& patch = plan.cells[r];
+        if (!whole && !patch.empty()) gather_cells(map, input_strides, channels, patch, lines);
+        const RoiCells& held = whole ? band : patch;
+        const CellRange* ranges = plan.of(r, args);
+        pool(View<A>{lines, held.right - held.left, held.top, held.left}, ranges, ranges + args.pooled_height, args,
+             values.data(), positions.data());
+        const int64_t offset = r * output_strides.image + first_channel * output_strides.channel;
+        scatter_lines(values.data(), output + offset, output_strides.channel, output_strides.column, channels, bins);
+        scatter_positions<block>(positions.data(), argmax + offset, output_strides.channel, output_strides.column,
+                                 channels, bins);
+      }
+    }
+  });
+}
+
+// plane[position * cell_step + c * channel_step] += gradient, for all bins and channels of one RoI.
+template <class T, class A>
+void add_gradients(const T* grad, MapStrides grad_strides, const int32_t* argmax, MapStrides argmax_strides,
+                   int64_t channels, int64_t bins, uint32_t cells, A* plane, int64_t cell_step, int64_t channel_step) {
+  auto add = [&](int64_t c, int64_t bin) {
+    const uint32_t position = argmax[c * argmax_strides.channel + bin * argmax_strides.column];
+    if (position < cells)
+      plane[position * cell_step + c * channel_step] += widen(grad[c * grad_strides.channel + bin * grad_strides.column]);
+  };
+  if (argmax_strides.channel == 1)
+    for (int64_t bin = 0; bin < bins; ++bin)
+      for (int64_t c = 0; c < channels; ++c) add(c, bin);
+  else
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t bin = 0; bin < bins; ++bin) add(c, bin);
+}
+
+template <class T, class A>
+void backward(const T* grad_output, MapStrides grad_strides, const int32_t* argmax, MapStrides argmax_strides,
+              const Plan<A>& plan, T* grad_input, MapStrides input_strides, const RoiPool& args) {
+  constexpr int64_t block = line_size<A>;
+  const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
+  const int64_t cells = int64_t(args.height) * args.width;
+  parallel_for(args.images * blocks, 1, [&](int64_t task, int64_t last) {
+    Lines<A> plane;
+    for (; task < last; ++task) {
+      const int64_t n = task / blocks, first_channel = task % blocks * block;
+      const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
+      A* lines = plane.get(cells);
+      __builtin_memset(lines, 0, static_cast<size_t>(cells) * 64);
+      for (int64_t i = plan.order.image_first[n]; i < plan.order.image_first[n + 1]; ++i) {
+        const int64_t r = plan.order.order[i];
+        if (plan.cells[r].empty()) continue;
+        add_gradients(grad_output + r * grad_strides.image + first_channel * grad_strides.channel, grad_strides,
+                      argmax + r * argmax_strides.image + first_channel * argmax_strides.channel, argmax_strides,
+                      channels, bins, static_cast<uint32_t>(cells), lines, block, 1);
+      }
+      T* map = grad_input + n * input_strides.image + first_channel * input_strides.channel;
+      for (int64_t y = 0; y < args.height; ++y)
+        scatter_lines(lines + y * args.width * block, map + y * input_strides.row, input_strides.channel,
+                      input_strides.column, channels, args.width);
+    }
+  });
+}
+
+}  // namespace SIMD_LEVEL
+}  // namespace maskrcnn_ops
