@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,9 @@ from .coco_segmentations import SegmentationReader, Segmentations, brief, extend
 from .dataset import Category, DataError
 from .json_stream import parse_object
 
+_OF_CATEGORY = itemgetter("id", "name")
+_OF_IMAGE = itemgetter("id", "file_name", "height", "width")
+_OF_ANNOTATION = itemgetter("id", "image_id", "category_id", "bbox", "area")
 _MAX_SIDE = 2**24  # pixels; areas then fit into 64 bits with room to spare
 
 
@@ -111,15 +115,13 @@ class _Reader:
     # -------------------------------- one entry at a time
 
     def add_category(self, entry: Any, position: int) -> None:
-        number, name = self.values(entry, ("id", "name"), "category", position)
+        number, name = self.values(entry, _OF_CATEGORY, "category", position)
         if not is_id(number) or not isinstance(name, str):
             self.fail(f"category {number!r}: expected an integer id and a name, got {number!r} and {name!r}")
         self.categories.append(Category(number, name))
 
     def add_image(self, entry: Any, position: int) -> None:
-        number, name, height, width = self.values(
-            entry, ("id", "file_name", "height", "width"), "image", position
-        )
+        number, name, height, width = self.values(entry, _OF_IMAGE, "image", position)
         if not is_id(number):
             self.fail(f"image number {position}: expected an integer id, got {number!r}")
         if not isinstance(name, str) or not name:
@@ -132,8 +134,7 @@ class _Reader:
         self.file_names.append(name)
 
     def add_annotation(self, entry: Any, position: int) -> None:
-        keys = ("id", "image_id", "category_id", "bbox", "area")
-        number, image, category, box, area = self.values(entry, keys, "annotation", position)
+        number, image, category, box, area = self.values(entry, _OF_ANNOTATION, "annotation", position)
         if not is_id(number):
             self.fail(f"annotation number {position}: expected an integer id, got {number!r}")
         if not is_id(image) or not is_id(category):
@@ -160,11 +161,12 @@ class _Reader:
             except ValueError as wrong:
                 self.fail(f"annotation {number}: {wrong}")
 
-    def values(self, entry: Any, keys: Sequence[str], what: str, position: int) -> list[Any]:
+    def values(self, entry: Any, get: Callable[[Any], tuple[Any, ...]], what: str, position: int) -> Any:
+        """The values of the required keys."""
         if not isinstance(entry, dict):
             self.fail(f"{what} number {position}: expected an object, got {brief(entry)}")
         try:
-            return [entry[key] for key in keys]
+            return get(entry)
         except KeyError as missing:
             name = entry.get("id", f"number {position}")
             self.fail(f"{what} {name}: missing key {missing}")

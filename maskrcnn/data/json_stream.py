@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_BETWEEN = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")  # two elements, or behind the last
 _DECODER = json.JSONDecoder()
 
 
@@ -58,10 +59,12 @@ def _parse_array(text: str, at: int, handle: Callable[[Any, int], None]) -> int:
         element, end = _DECODER.raw_decode(text, at)
         handle(element, position)
         position += 1
-        at = _skip(text, end)
-        if text[at : at + 1] == "]":
-            return at + 1
-        at = _expect(text, ",", at)
+        between = _BETWEEN.match(text, end)
+        if between is None:
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, _skip(text, end))
+        if between[1] == "]":
+            return between.end(1)
+        at = between.end()
 
 
 def _skip(text: str, at: int) -> int:
