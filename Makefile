@@ -1,0 +1,70 @@
+# make demo       builds the kernels, trains a Mask R-CNN on generated shapes, prints its AP and leaves pictures
+# make test       builds and runs all tests
+# make gpu-check  on a machine with a GPU: builds there, runs the CUDA tests (a skip is a failure) and the CUDA benchmarks
+# make lint       style and types;  make format  rewrites the sources in the project's style
+# make cpp-test   the C++ tests;  SANITIZE=address,undefined builds them with sanitizers
+#
+# PYTHON   the Python to start from (default: the first of python3, python)
+# TORCH    what to install where that Python has no torch of 2.11 or newer, e.g. make test TORCH=torch==2.12.1
+# VENV     the environment to make (default: .venv)
+
+PYTHON ?= $(shell command -v python3 || command -v python)
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+SANITIZE ?=
+BIN := $(VENV)/bin
+RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python
+
+.PHONY: demo test gpu-check lint format cpp-test clean
+
+# A torch that is there is used as it is: the environment then sees that Python's packages.
+$(VENV)/ready: pyproject.toml setup.py CMakeLists.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit("maskrcnn-ops needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	@if $(PYTHON) -c 'import torch, sys; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11))' 2>/dev/null; then \
+	  echo "using the torch of $(PYTHON)"; $(PYTHON) -m venv --system-site-packages $(VENV); \
+	else \
+	  echo "installing $(TORCH)"; $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet '$(TORCH)'; \
+	fi
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' cmake ninja 'pybind11>=2.13'
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# Sources may have changed since the environment was made; ninja rebuilds what has.
+.PHONY: build
+build: $(VENV)/ready
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py --quiet build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
+	@$(BIN)/python -m maskrcnn_ops
+
+demo: build
+	$(RUN) -m maskrcnn demo --output output/demo
+
+test: build cpp-test
+	$(RUN) -m pytest tests
+
+cpp-test: $(VENV)/ready
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/cpp -G Ninja -DMASKRCNN_OPS_CUDA=OFF -DMASKRCNN_OPS_TESTS=ON -DMASKRCNN_OPS_SANITIZE=$(SANITIZE) \
+	  -DMASKRCNN_OPS_TORCH_DIR=$$($(BIN)/python -c 'import torch, os; print(os.path.dirname(torch.__file__))') > /dev/null
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cpp --target cpp_tests
+	cd build/cpp && PATH="$(abspath $(BIN)):$$PATH" ctest --output-on-failure
+
+lint: $(VENV)/ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	PATH="$(abspath $(BIN)):$$PATH" clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'tests/cpp/*' 'examples/cpp/*' | grep -E '\.(h|cpp|cu|inl)$$')
+
+format: $(VENV)/ready
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	PATH="$(abspath $(BIN)):$$PATH" clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*' 'examples/cpp/*' | grep -E '\.(h|cpp|cu|inl)$$')
+
+# Uses the Python that is there, without network: torch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis.
+gpu-check:
+	MASKRCNN_OPS_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')}" \
+	  $(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m maskrcnn_ops
+	MASKRCNN_TESTS_REQUIRE=cuda $(PYTHON) -m pytest tests --ignore=tests/maskrcnn --ignore=tests/parity -k cuda
+	$(PYTHON) -m benchmarks --device cuda --output $${OUT:-output}/cuda.json
+
+clean:
+	rm -rf $(VENV) build output maskrcnn_ops/*.so maskrcnn_ops/include maskrcnn_ops/share
