@@ -16,10 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training_toys import DESCRIPTION, ToyDataset, ToyDetector, toy_detector
+from training_worker import small_detector
 
 from maskrcnn import distributed
 from maskrcnn.checkpoint import CheckpointError
 from maskrcnn.config import TrainingConfig
+from maskrcnn.data import ShapesDataset
 from maskrcnn.metrics import read_metrics
 from maskrcnn.run import NonFiniteError
 from maskrcnn.training import train
@@ -78,6 +80,7 @@ def process(rank: int, port: int, folder: Path) -> None:
             model = toy_detector()
             toy_train(model, config, folder / f"parts{accumulation}", lambda model: {"AP": 0.5})
             seen[f"weights{accumulation}"] = torch.cat([p.flatten() for p in model.parameters()]).tolist()
+        seen["empty"] = train_on_mostly_empty_images(folder / "empty")
         for name, steps, detector in (("other", 9, ToyDetector()), ("poisoned", 4, PoisonedDetector())):
             config = dataclasses.replace(CONFIG, steps=steps, schedule="constant")
             output = folder / ("parts1" if name == "other" else name)
@@ -89,11 +92,33 @@ def process(rank: int, port: int, folder: Path) -> None:
     (folder / f"rank{rank}.json").write_text(json.dumps(seen))
 
 
+class MostlyEmpty(ShapesDataset):
+    """Only the first image has objects, so one of two processes trains on empty images alone."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        image, target = super().__getitem__(index)
+        if index > 0:
+            target = {k: v[:0] if isinstance(v, torch.Tensor) else v for k, v in target.items()}
+        return image, target
+
+
+def train_on_mostly_empty_images(output: Path) -> list[str]:
+    """Every process must reach all parameters, whatever its images hold. Returns those that did not move."""
+    torch.manual_seed(0)
+    model = small_detector(samples=16)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    config = dataclasses.replace(CONFIG, steps=3, accumulation=2)
+    dataset = MostlyEmpty(4, size=64)
+    train(model, dataset, config, output, description=DESCRIPTION, device="cpu", progress=False)
+    return [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
+
+
 def toy_train(model: torch.nn.Module, config: TrainingConfig, output: Path, validation: Any = None) -> None:
     options: dict[str, Any] = {"device": "cpu", "progress": False, "validation": validation}
     train(model, ToyDataset(), config, output, description=DESCRIPTION, **options)
 
 
+@pytest.mark.slow
 def test_toys_in_two_processes(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -112,6 +137,7 @@ def test_toys_in_two_processes(tmp_path: Path) -> None:
         assert seen[rank]["mean"] == [1.5, 5.0]
         assert seen[rank]["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert seen[rank]["left"]
+        assert seen[rank]["empty"] == []
         assert "CheckpointError: cannot resume" in seen[rank]["other"]
         assert "NonFiniteError: step" in seen[rank]["poisoned"]
         assert "103" in seen[rank]["poisoned"]

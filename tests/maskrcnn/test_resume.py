@@ -69,14 +69,17 @@ def start(output: Path) -> subprocess.Popen[bytes]:
 
 def live_and_die(output: Path, rng: random.Random, aim_at_write: bool) -> str:
     """Start a process, kill it at a random moment; returns where that was, by what it left in the folder."""
+    old = metrics_inode(output)
     process = start(output)
     try:
+        # It replaces metrics.jsonl after it has cleaned up what the killed process before it left.
+        wait_until(process, lambda: metrics_inode(output) not in (None, old))
         if aim_at_write:
-            wait_until(process, lambda: bool(hidden(output, ".writing_")) and not stale(output, process))
+            wait_until(process, lambda: bool(hidden(output, ".writing_")))
             time.sleep(rng.uniform(0, 0.15))
         else:
-            before = newest_step(output) + rng.randrange(1, 5)
-            wait_until(process, lambda: lines(output) >= before and not stale(output, process))
+            goal = lines(output) + rng.randrange(1, 5)
+            wait_until(process, lambda: lines(output) >= goal)
             time.sleep(rng.uniform(0, 0.2))
     finally:
         process.kill()
@@ -95,10 +98,9 @@ def wait_until(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -
         time.sleep(0.0005)
 
 
-def stale(output: Path, process: subprocess.Popen[bytes]) -> bool:
-    """Whether the process has yet to take over the folder: it opens metrics.jsonl after it has cleaned up."""
-    files = Path(f"/proc/{process.pid}/fd")
-    return not any(os.path.realpath(file) == os.fspath(output / "metrics.jsonl") for file in files.iterdir())
+def metrics_inode(output: Path) -> int | None:
+    path = output / "metrics.jsonl"
+    return path.stat().st_ino if path.exists() else None
 
 
 def hidden(output: Path, prefix: str) -> list[Path]:

@@ -137,9 +137,19 @@ def test_precision_and_layout_change_little(tmp_path: Path) -> None:
     assert layout.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_float16_needs_cuda(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"TrainingConfig\.precision: .* on cpu, got 'float16'"):
-        run(tmp_path, dataclasses.replace(CONFIG, precision="float16"))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_precisions_by_device(tmp_path: Path, device: str, precision: str) -> None:
+    config = dataclasses.replace(CONFIG, precision=precision, channels_last=True, steps=20)
+    options = {"description": DESCRIPTION, "device": device, "progress": False}
+    if (device, precision) == ("cpu", "float16"):
+        with pytest.raises(ValueError, match=r"TrainingConfig\.precision: .* on cpu, got 'float16'"):
+            train(toy_detector(), ToyDataset(), config, tmp_path, **options)
+        return
+    train(toy_detector(), ToyDataset(), dataclasses.replace(config, steps=10), tmp_path, **options)
+    train(toy_detector(), ToyDataset(), config, tmp_path, **options)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 21))
+    assert records[-1]["loss"] < 0.7 * records[0]["loss"]
 
 
 def test_moving_average_is_evaluated_and_saved(tmp_path: Path) -> None:
