@@ -16,14 +16,16 @@ struct StagedTaps {
   bool staged;
 };
 
+__device__ __forceinline__ bool fits(int grid, int pooled) {
+  return pooled <= most_staged && int64_t(2) * grid * pooled <= most_staged;
+}
+
 template <class A>
 __device__ void stage(StagedTaps<A>& taps, const A* roi, const RoiAlign& args) {
   __syncthreads();  // the previous RoI has been read
   if (threadIdx.x == 0) {
     taps.axes = roi_axes(roi, args);
-    taps.staged = 2 * taps.axes.y.grid * args.pooled_height <= most_staged &&
-                  2 * taps.axes.x.grid * args.pooled_width <= most_staged && args.pooled_height <= most_staged &&
-                  args.pooled_width <= most_staged;
+    taps.staged = fits(taps.axes.y.grid, args.pooled_height) && fits(taps.axes.x.grid, args.pooled_width);
   }
   __syncthreads();
   if (taps.axes.image < 0 || !taps.staged) return;

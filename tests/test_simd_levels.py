@@ -1,0 +1,30 @@
+"""The operators under every SIMD level: the processor's best is what the other tests run; here are the rest."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+FILES = ["roi_align", "roi_pool", "nms", "boxes", "box_coder", "paste_masks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["baseline"])
+def test_operators_match_the_reference(level):
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += ["-k", "reference and cpu"]
+    command += [str(TESTS / f"test_{stem}.py") for stem in FILES]
+    result = subprocess.run(
+        command, env={**os.environ, "MASKRCNN_OPS_SIMD": level}, capture_output=True, text=True, cwd=TESTS.parent
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
+
+
+def test_the_environment_chooses_the_level():
+    code = "from maskrcnn_ops import _host; print(_host.simd_level)"
+    environment = {**os.environ, "MASKRCNN_OPS_SIMD": "baseline"}
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "baseline"
