@@ -103,7 +103,7 @@ def evaluate(
     Raises:
         ValueError: ``max_detections`` is not three increasing numbers, or a predicted label has no category.
     """
-    limits = _check_limits(max_detections)
+    limits = check_limits(max_detections)
     categories: Sequence[Category] = dataset.categories
     known = {category.id for category in categories}
     ids = [category.id for category in categories] if category_ids is None else list(category_ids)
@@ -160,10 +160,11 @@ def evaluate_results(
 
     Equivalent to: ``COCOeval`` with ``evaluate(), accumulate(), summarize()``, for the limits (1, 10, 100).
     """
-    return _figures(_match(ground_truth, results, iou_type, _check_limits(max_detections)))
+    return _figures(_match(ground_truth, results, iou_type, check_limits(max_detections)))
 
 
-def _check_limits(max_detections: Sequence[int]) -> list[int]:
+def check_limits(max_detections: Sequence[int]) -> list[int]:
+    """The limits as a list; a ``ValueError`` unless they are three increasing numbers from 1."""
     limits = list(max_detections)
     if len(limits) != 3 or limits[0] < 1 or not limits[0] < limits[1] < limits[2]:
         raise ValueError(

@@ -32,7 +32,7 @@ def plot_metrics(metrics: str | os.PathLike[str], picture: str | os.PathLike[str
         ImportError: matplotlib is not installed.
         ValueError: the file holds no training step, or is malformed.
     """
-    plt = _matplotlib()
+    plt = require_matplotlib()
     records = read_metrics(metrics)
     training = [record for record in records if "losses" in record]
     evaluations = [record for record in records if "evaluation" in record]
@@ -48,6 +48,7 @@ def plot_metrics(metrics: str | os.PathLike[str], picture: str | os.PathLike[str
         _plot_rate(axes[0, -1], training)
         for axis in axes[0]:
             axis.set_xlabel("step")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
         figure.tight_layout()
@@ -57,11 +58,12 @@ def plot_metrics(metrics: str | os.PathLike[str], picture: str | os.PathLike[str
     return Path(picture)
 
 
-def _matplotlib() -> Any:
+def require_matplotlib() -> Any:
+    """``matplotlib.pyplot``, drawing into files only; where it is not installed, one line says so."""
     try:
         import matplotlib
     except ImportError as error:
-        message = "plots need matplotlib, which is not installed; cure: pip install matplotlib"
+        message = "plots need matplotlib, which is not installed: pip install matplotlib"
         raise ImportError(message) from error
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -105,14 +107,15 @@ def _plot_losses(axis: Any, training: list[dict[str, Any]]) -> None:
 
 
 def _plot_precision(axis: Any, evaluations: list[dict[str, Any]]) -> None:
-    steps = _column(evaluations, "step")
+    steps, highest = _column(evaluations, "step"), 0.1
     for key, (label, colour, line) in FIGURES.items():
         values = _column(evaluations, "evaluation", key)
         if not np.isfinite(values).any():
             continue
+        highest = max(highest, np.nanmax(values))
         last = values[np.isfinite(values)][-1]
         axis.plot(steps, values, line, color=colour, marker="o", markersize=4, label=f"{label} {last:.3f}")
-    axis.set_ylim(0, 1)
+    axis.set_ylim(0, min(1.0, 1.15 * highest))
     axis.set_title("average precision (last value in the legend)")
     axis.legend(fontsize=8, frameon=False)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -103,7 +105,7 @@ def predict(
                 image = read_image(path)
             except (DataError, OSError) as error:
                 failures.append((path, str(error)))
-                tqdm.write(f"skipped: {error}", file=bar.fp)
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
                 continue
             size = (image.shape[-2], image.shape[-1])
             image_id = len(images) + 1
@@ -154,10 +156,10 @@ def _draw(
     detections: dict[str, Tensor],
     results: list[dict[str, Any]],
     categories: Sequence[Category],
-) -> Any:
+) -> Image.Image:
     masks = [result["segmentation"] for result in results] if "masks" in detections else None
-    kept = (detections[name] for name in ("labels", "scores"))
-    return draw_instances(image, detections["boxes"], masks, *kept, categories)
+    labels, scores = detections["labels"], detections["scores"]
+    return draw_instances(image, detections["boxes"], masks, labels, scores, categories)
 
 
 def _overlay_names(pictures: Sequence[Path]) -> list[str]:

@@ -86,7 +86,7 @@ def draw_instances(
     if zoom > 1:
         picture = picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.BICUBIC)
     colours = instance_colours(len(boxes))
-    corners: list[Box] = [tuple(zoom * value for value in box) for box in boxes.tolist()]  # type: ignore[misc]
+    corners: list[Box] = [tuple(zoom * value for value in box) for box in boxes.tolist()]
     stroke = max(1, round(max(picture.size) / 640))
     if masks is not None:
         _draw_masks(picture, masks, colours, zoom, opacity, stroke)
@@ -113,10 +113,14 @@ def _draw_masks(
         grey = grey.resize((grey.width * zoom, grey.height * zoom), Image.Resampling.BICUBIC)
         inside = np.asarray(grey) >= 128
         outline = inside & ~_erode(inside, stroke + (zoom > 1))
-        alpha = np.where(outline, 1.0, np.where(inside, opacity, 0.0))
-        layer = Image.new("RGB", grey.size, colours[place])
-        weight = Image.fromarray((255 * alpha).astype(np.uint8))
-        picture.paste(layer, ((left - 1) * zoom, (top - 1) * zoom), weight)
+        halo = ~inside & ~_erode(~inside, stroke)  # dark, so that an outline shows on its own colour
+        corner = ((left - 1) * zoom, (top - 1) * zoom)
+        picture.paste((0, 0, 0), corner, _weights(0.6 * halo))
+        picture.paste(colours[place], corner, _weights(np.where(outline, 1.0, opacity * inside)))
+
+
+def _weights(alpha: np.ndarray) -> Image.Image:
+    return Image.fromarray((255 * alpha).astype(np.uint8))
 
 
 def _crops(masks: Masks) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import maskrcnn_ops as ops
-from maskrcnn.models.anchors import AnchorGenerator
+from maskrcnn.models.anchors import DEFAULT_SIZES, AnchorGenerator
 from maskrcnn.models.detector import FEATURE_MAPS, FasterRCNN, MaskRCNN
 from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
 from maskrcnn.models.heads import (
@@ -63,8 +63,8 @@ def maskrcnn_resnet50_fpn(
         options: ``trainable_backbone_layers`` (0 to 5, counted from the last; 3 with pretrained weights, else
             5), ``norm`` (``"batch"``, ``"frozen"``, ``"group"``; batch norm without pretrained weights,
             frozen with), ``norm_eps`` (0 for frozen norm under ``weights``, as the published files expect;
-            else 1e-5), and every
-            keyword of :class:`~maskrcnn.models.detector.MaskRCNN`.
+            else 1e-5), ``anchor_sizes`` (pixels, one per pyramid level: a JSON value in place of
+            ``rpn_anchor_generator``), and every keyword of :class:`~maskrcnn.models.detector.MaskRCNN`.
 
     Raises:
         FileNotFoundError: no such file, or the name of published weights.
@@ -157,8 +157,8 @@ def maskrcnn_tiny(
         num_classes: K, the background included.
         min_size, max_size: of the resized images, pixels.
         norm: normalisation of the ResNet.
-        options: every other keyword of :class:`~maskrcnn.models.detector.MaskRCNN`; they replace the ones set
-            here.
+        options: ``anchor_sizes`` (see :func:`maskrcnn_resnet50_fpn`) and every other keyword of
+            :class:`~maskrcnn.models.detector.MaskRCNN`; they replace the ones set here.
     """
     width = 64
     settings: dict[str, Any] = {
@@ -176,7 +176,7 @@ def maskrcnn_tiny(
         "mask_predictor": MaskRCNNPredictor(width, width, num_classes),
     }
     backbone = resnet_fpn_backbone(18, width, norm)
-    return MaskRCNN(backbone, min_size=min_size, max_size=max_size, **(settings | options))
+    return MaskRCNN(backbone, min_size=min_size, max_size=max_size, **(settings | _with_anchors(options)))
 
 
 BUILDERS: dict[str, Callable[..., FasterRCNN]] = {
@@ -231,10 +231,25 @@ def _build(
     if weights_backbone is not None and weights is None:
         backbone.body.load_state_dict(without_classifier(read_weights(weights_backbone, "weights_backbone")))
     freeze_all_but(backbone.body, _trainable_layers(trained, trainable_backbone_layers))
-    model = detector(backbone, num_classes, **options)
+    model = detector(backbone, num_classes, **_with_anchors(options))
     if state_dict is not None:
         model.load_state_dict(state_dict)
     return model
+
+
+def _with_anchors(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with a generator in the place of ``anchor_sizes``."""
+    if "anchor_sizes" not in options:
+        return options
+    others = {name: value for name, value in options.items() if name != "anchor_sizes"}
+    if "rpn_anchor_generator" in others:
+        raise ValueError("anchor_sizes: expected either anchor_sizes or rpn_anchor_generator, got both")
+    sizes = options["anchor_sizes"]
+    if len(sizes) != len(DEFAULT_SIZES):
+        raise ValueError(
+            f"anchor_sizes: expected {len(DEFAULT_SIZES)}, one per pyramid level, got {len(sizes)}"
+        )
+    return others | {"rpn_anchor_generator": AnchorGenerator(sizes)}
 
 
 def _trainable_layers(trained: bool, wanted: int | None) -> int:

@@ -1,0 +1,173 @@
+"""``maskrcnn train``: a model from pictures and COCO annotations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn.cli.common import (
+    UsageError,
+    add_data_flags,
+    add_device_flags,
+    add_parser,
+    read_dataset,
+    read_device,
+)
+from maskrcnn.cli.fields import add_flags, from_flags
+from maskrcnn.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from maskrcnn.checkpoint import ModelDescription
+    from maskrcnn.data import DetectionDataset
+    from maskrcnn.evaluation import Evaluation
+
+DESCRIPTION = """\
+Train a detector on pictures with COCO annotations, or on the built-in shapes when none are given. The same
+command run again goes on from the newest checkpoint in OUTPUT, with the same result as an unbroken run.
+
+  maskrcnn train --output shapes                                  built-in shapes, a tiny model
+  maskrcnn train --images train --annotations instances_train.json \\
+      --val-images val --val-annotations instances_val.json --output run --steps 2000 --milestones 1400 1800
+  maskrcnn train --model maskrcnn_resnet50_fpn --weights coco.pth --images ... --annotations ... --output run
+  torchrun --nproc-per-node 8 -m maskrcnn train ...               eight GPUs; --batch-size counts all of them
+
+Files written: OUTPUT/step_... (checkpoints, for `maskrcnn eval`, `predict` and `info`), OUTPUT/metrics.jsonl.
+"""
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = add_parser(subparsers, "train", "train a model", DESCRIPTION, run)
+    parser.usage = "%(prog)s --output DIR [--images DIR --annotations FILE] [flags]"
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder of the run")
+    add_data_flags(parser, what="training pictures")
+    add_data_flags(parser, "val-", "pictures to evaluate on")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume", action="store_true", help="go on from a checkpoint; an error if OUTPUT holds none"
+    )
+    again.add_argument(
+        "--fresh", action="store_true", help="start anew; an error if OUTPUT holds checkpoints"
+    )
+    add_device_flags(parser)
+    _add_model_flags(parser)
+    add_flags(parser, TrainingConfig, "recipe")
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", metavar="NAME", default="maskrcnn_tiny", help="a builder; `maskrcnn info` lists them"
+    )
+    group.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="start from these weights: a checkpoint, or a .pth of torchvision; predictors for another "
+        "number of classes start anew",
+    )
+    group.add_argument(
+        "--backbone-weights", metavar="FILE", help="start from the weights of a classifying ResNet"
+    )
+    group.add_argument(
+        "--min-size",
+        metavar="N",
+        type=int,
+        nargs="+",
+        help="shorter side of resized pictures; of several one is drawn at random",
+    )
+    group.add_argument("--max-size", metavar="N", type=int, help="largest longer side of resized pictures")
+    group.add_argument(
+        "--anchor-sizes", metavar="N", type=int, nargs="+", help="side of the anchors of each level"
+    )
+    group.add_argument(
+        "--option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="any other option of the builder, its value as JSON: box_detections_per_img=300; repeatable",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and print the last evaluation."""
+    from maskrcnn.data.shapes import ShapesDataset
+    from maskrcnn.distributed import rank
+    from maskrcnn.output_folder import list_checkpoints
+    from maskrcnn.training import train
+
+    config = from_flags(TrainingConfig, arguments)
+    device = read_device(arguments.device)
+    dataset = read_dataset(arguments.images, arguments.annotations)
+    validation = read_dataset(arguments.val_images, arguments.val_annotations, "val-")
+    if dataset is None:
+        if validation is not None:
+            raise UsageError("--val-images was given without --images and --annotations")
+        dataset, validation = ShapesDataset(1000, seed=0), ShapesDataset(100, seed=1)
+    if validation is not None and list(validation.categories) != list(dataset.categories):
+        raise UsageError("--val-annotations: its categories are not those of --annotations")
+    model, description = build(arguments, dataset.num_classes)
+
+    if arguments.resume and not list_checkpoints(arguments.output):
+        raise UsageError(f"--resume: {arguments.output} holds no checkpoint")
+
+    last: list[Evaluation] = []
+    checkpoint = train(
+        model,
+        dataset,
+        config,
+        arguments.output,
+        description=description,
+        validation=None if validation is None else _validation(validation, last, not arguments.quiet),
+        resume=not arguments.fresh,
+        device=device,
+        progress=not arguments.quiet,
+    )
+    if rank() == 0:
+        if last:
+            print(last[-1].table())
+        print(f"{checkpoint}: step {config.steps}; next: maskrcnn predict {arguments.output} PICTURES")
+    return 0
+
+
+def build(arguments: argparse.Namespace, num_classes: int) -> tuple[nn.Module, ModelDescription]:
+    """The model that the flags describe, with starting weights, and the description kept in checkpoints."""
+    import torch
+
+    from maskrcnn.cli.weights import build_with_weights
+
+    options: dict[str, Any] = {"num_classes": num_classes}
+    for name in ("max_size", "anchor_sizes"):
+        if getattr(arguments, name) is not None:
+            options[name] = getattr(arguments, name)
+    if arguments.min_size is not None:
+        options["min_size"] = arguments.min_size[0] if len(arguments.min_size) == 1 else arguments.min_size
+    options |= dict(map(_option, arguments.option))
+    torch.manual_seed(arguments.seed)  # the starting weights belong to the seed too
+    return build_with_weights(arguments.model, options, arguments.weights, arguments.backbone_weights)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    try:
+        if not (equals and name.isidentifier()):
+            raise ValueError
+        return name, json.loads(value)
+    except ValueError as error:
+        message = f'--option: expected NAME=VALUE with a JSON value such as norm="group", got {text!r}'
+        raise UsageError(message) from error
+
+
+def _validation(
+    dataset: DetectionDataset, last: list[Evaluation], progress: bool
+) -> Callable[[nn.Module], Mapping[str, float]]:
+    from maskrcnn.evaluation import evaluate
+
+    def validate(model: nn.Module) -> Mapping[str, float]:
+        last.append(evaluate(model, dataset, progress=progress))
+        return last[-1].metrics()
+
+    return validate

@@ -1,0 +1,329 @@
+"""The command line: what it teaches, what it refuses in one line, the way from pictures to predictions."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from maskrcnn.cli import COMMANDS, main
+from maskrcnn.cli.common import Parser, UsageError
+from maskrcnn.cli.fields import add_flags, field_docstrings, field_names, from_flags
+from maskrcnn.config import TrainingConfig
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+# ---- help ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    status, out, _ = call(capsys, command, "--help")
+    assert status == 0
+    assert out.count(f"  maskrcnn {command}") >= 2
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys\nfrom maskrcnn.cli import main\ntry:\n    main(['train', '--help'])\nfinally:\n"
+    code += "    assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--batch-size N" in done.stdout
+
+
+# ---- flags from a dataclass ------------------------------------------------------------------------------
+
+
+def parse(*flags: str) -> TrainingConfig:
+    parser = Parser()
+    add_flags(parser, TrainingConfig, "recipe")
+    return from_flags(TrainingConfig, parser.parse_args(flags))
+
+
+def test_every_field_has_a_flag_a_help_text_and_its_default() -> None:
+    assert parse() == TrainingConfig()
+    assert set(field_docstrings(TrainingConfig)) == set(field_names(TrainingConfig))
+
+
+def test_flags_of_every_type() -> None:
+    config = parse(
+        *("--steps", "50", "--lr", "1e-3", "--optimizer", "adamw", "--betas", "0.8", "0.9"),
+        *("--milestones", "10", "20", "--clip-grad-norm", "5", "--replacement", "--no-decay-norm-and-bias"),
+    )
+    expected = dataclasses.replace(
+        TrainingConfig(),
+        steps=50,
+        lr=1e-3,
+        optimizer="adamw",
+        betas=(0.8, 0.9),
+        milestones=(10, 20),
+        clip_grad_norm=5.0,
+        replacement=True,
+        decay_norm_and_bias=False,
+    )
+    assert config == expected
+    assert parse("--clip-grad-norm", "none").clip_grad_norm is None
+
+
+def test_a_value_that_the_dataclass_refuses_names_the_flag() -> None:
+    with pytest.raises(UsageError, match=r"^--warmup-steps: expected an integer of at least 0, got -1"):
+        parse("--warmup-steps", "-1")
+
+
+# ---- bad input -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "arguments are required: COMMAND"),
+        ("fly", "invalid choice: 'fly'"),
+        ("train", "arguments are required: --output"),
+        ("train --output out --lr fast", "--lr: invalid float value: 'fast'"),
+        ("train --output out --lr -1", "--lr: expected a number above 0"),
+        ("train --output out --images pictures", "--images was given without --annotations"),
+        ("train --output out --val-images pictures", "--val-images was given without --val-annotations"),
+        ("train --output out --images pictures --annotations no.json", "no.json"),
+        ("train --output out --images pictures --annotations broken.json", "broken.json"),
+        ("train --output out --model resnet", "--model resnet: model: expected one of maskrcnn_tiny"),
+        ("train --output out --option depth=3", "depth"),
+        ("train --output out --option depth", "--option: expected NAME=VALUE"),
+        ("train --output out --anchor-sizes 8 16", "anchor_sizes: expected 5"),
+        ("train --output out --weights no.pth", "no.pth: no such checkpoint"),
+        ("train --output out --weights broken.pth", "broken.pth: not a readable checkpoint"),
+        ("train --output out --backbone-weights no.pth", "no.pth: no such checkpoint"),
+        ("train --output out --backbone-weights broken.safetensors", "broken.safetensors: not a readable"),
+        ("train --output out --weights a --backbone-weights b", "exclude each other"),
+        ("train --output out --resume", "--resume: out holds no checkpoint"),
+        ("train --output out --resume --fresh", "not allowed with argument --resume"),
+        ("train --output out --device tpu9", "--device: cannot use 'tpu9'"),
+        ("eval nowhere", "nowhere: no such checkpoint"),
+        ("eval pictures", "pictures: no checkpoint in this folder"),
+        ("eval broken.pth", "broken.pth: bare weights say nothing about their model; name it with --model"),
+        ("eval broken.safetensors", "broken.safetensors: not a readable safetensors file"),
+        ("eval x --max-detections 100 10 1", "--max-detections: expected"),
+        ("eval x --batch-size 0", "--batch-size: expected at least 1, got 0"),
+        (
+            "predict nowhere broken.pth --score-threshold 2",
+            "--score-threshold: expected a number from 0 to 1",
+        ),
+        ("predict nowhere no.png", "no.png: no such file or folder"),
+        ("predict nowhere empty", "empty: no pictures in this folder"),
+        ("predict nowhere pictures", "nowhere: no such checkpoint"),
+        ("info nowhere", "nowhere: no such checkpoint"),
+        ("demo --steps 0", "--steps: expected at least 1, got 0"),
+        ("demo --output pictures", "pictures: holds files that are not a demo's"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    message: str,
+) -> None:
+    if arguments.startswith("demo --output"):
+        pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("pictures", "empty"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.png")
+    for name in ("broken.json", "broken.pth", "broken.safetensors"):
+        (tmp_path / name).write_text("{nonsense")
+    status, out, err = call(capsys, *arguments.split())
+    assert status == 2
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.startswith("maskrcnn")
+
+
+def test_a_pickle_with_code_is_refused_without_running_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": argparse.Namespace}, tmp_path / "evil.pth")
+    status, _, err = call(capsys, "train", "--output", tmp_path / "out", "--weights", tmp_path / "evil.pth")
+    assert status == 2
+    assert "could execute code" in err
+
+
+def test_the_traceback_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = call(capsys, "eval", "nowhere", "--traceback")
+    assert status == 2
+    assert "Traceback (most recent call last)" in err
+
+
+def test_faults_of_the_program_are_not_taken_for_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskrcnn.cli.info._print_versions", lambda: [][1])
+    with pytest.raises(IndexError):
+        main(["info"])
+
+
+# ---- the whole way ---------------------------------------------------------------------------------------
+
+TINY = ("--min-size", "64", "--max-size", "64", "--steps", "2", "--batch-size", "2", "--warmup-steps", "0")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from maskrcnn.data import ShapesDataset
+
+    folder = tmp_path_factory.mktemp("shapes")
+    ShapesDataset(3, 64, seed=0).export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
+    """The folder of a run of two steps."""
+    output = tmp_path_factory.mktemp("run")
+    data = ("--images", shapes / "images", "--annotations", shapes / "instances.json")
+    validation = ("--val-images", shapes / "images", "--val-annotations", shapes / "instances.json")
+    arguments = ("train", *data, *validation, "--output", output, *TINY, "--quiet")
+    assert main([*map(str, arguments), "--anchor-sizes", "8", "16", "32", "64", "128"]) == 0
+    return output
+
+
+def test_training_leaves_a_checkpoint_and_metrics(trained: Path) -> None:
+    assert (trained / "step_00000002" / "model.safetensors").is_file()
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2]
+    assert {"bbox/AP", "segm/AP"} < set(lines[-1]["evaluation"])
+
+
+def test_eval_prints_24_figures_and_writes_them(
+    trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--images", shapes / "images", "--annotations", shapes / "instances.json")
+    status, out, _ = call(
+        capsys, "eval", trained, *data, "--output", tmp_path / "eval", "--categories", "--quiet"
+    )
+    assert status == 0
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line[:1].strip()}
+    assert len(rows["bbox"]) == len(rows["segm"]) == 12
+    assert len(rows["star"]) == 6
+    figures = json.loads((tmp_path / "eval" / "figures.json").read_text())
+    assert len(figures["figures"]) == 24
+    assert f"{figures['figures']['segm/AR100']:.3f}" == rows["segm"][8]
+    assert isinstance(json.loads((tmp_path / "eval" / "results.json").read_text()), list)
+
+
+def test_eval_refuses_other_categories(
+    trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = json.loads((shapes / "instances.json").read_text())
+    other["categories"][0]["name"] = "disc"
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    data = ("--images", shapes / "images", "--annotations", tmp_path / "other.json")
+    status, _, err = call(capsys, "eval", trained, *data, "--output", tmp_path / "eval")
+    assert status == 2
+    assert "no category 1 'disc'" in err
+    assert err.count("\n") == 1
+
+
+def test_predict_skips_a_bad_picture_and_says_so_in_its_status(
+    trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_text("nonsense")
+    picture = shapes / "images" / "000001.png"
+    arguments = ("--output", tmp_path / "out", "--score-threshold", "0", "--quiet")
+    status, out, err = call(capsys, "predict", trained, picture, tmp_path / "bad.png", *arguments)
+    assert status == 1
+    assert "in 1 pictures" in out
+    assert "1 pictures could not be read" in err
+    assert (tmp_path / "out" / "overlays" / "000001.jpg").is_file()
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["categories"][3]["name"] == "star"
+    status, _, err = call(capsys, "predict", trained, picture, *arguments)
+    assert (status, err) == (0, "")
+
+
+def test_info_tells_what_a_checkpoint_holds(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "info", trained)
+    assert status == 0
+    for text in ("maskrcnn_tiny", "anchor_sizes = [8, 16, 32, 64, 128]", "step        2", "4 star"):
+        assert text in out
+
+
+def test_info_tells_versions_and_models(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "info")
+    assert status == 0
+    for text in (torch.__version__, "operators", "maskrcnn_resnet50_fpn         44.5 million parameters"):
+        assert text in out
+
+
+def test_the_same_command_resumes_and_fresh_refuses(
+    trained: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--images", shapes / "images", "--annotations", shapes / "instances.json")
+    sizes = ("--anchor-sizes", "8", "16", "32", "64", "128")
+    again = ("train", *data, "--output", trained, *TINY, *sizes, "--quiet")
+    assert call(capsys, *again, "--resume")[0] == 0
+    status, _, err = call(capsys, *again, "--fresh")
+    assert status == 2
+    assert "holds checkpoints already" in err
+    status, _, err = call(capsys, *again, "--lr", "0.5")
+    assert status == 2
+    assert "lr: 0.02 -> 0.5" in err
+    assert err.count("\n") == 1
+
+
+def test_weights_for_other_classes_start_the_predictors_anew(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from maskrcnn.cli.weights import build_with_weights
+
+    options = {"num_classes": 3, "min_size": 64}
+    model, description = build_with_weights("maskrcnn_tiny", options, str(trained))
+    assert description.kwargs == options
+    assert "start anew" in capsys.readouterr().err
+    assert model.num_classes == 3
+    from maskrcnn.checkpoint import read_weights
+
+    weights, _ = read_weights(trained / "step_00000002" / "model.safetensors")
+    body = "backbone.body.layer3.0.conv1.weight"
+    torch.testing.assert_close(model.state_dict()[body], weights[body])
+    same, _ = build_with_weights("maskrcnn_tiny", {"num_classes": 5}, str(trained))
+    for name, value in same.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_bare_weights_with_the_name_of_their_model(
+    trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from maskrcnn.checkpoint import read_weights
+
+    weights, _ = read_weights(trained / "step_00000002" / "model.safetensors")
+    torch.save(weights, tmp_path / "bare.pth")
+    arguments = ("predict", tmp_path / "bare.pth", shapes / "images", "--output", tmp_path / "out", "--quiet")
+    assert call(capsys, *arguments, "--model", "maskrcnn_tiny")[0] == 0
+    listed = json.loads((tmp_path / "out" / "predictions.json").read_text())["categories"]
+    assert [category["name"] for category in listed] == ["class 1", "class 2", "class 3", "class 4"]
+    status, _, err = call(capsys, *arguments, "--model", "maskrcnn_resnet18_fpn")
+    assert status == 2
+    assert "do not fit" in err
+    assert err.count("\n") == 1
+
+
+def test_coco_names_stand_at_their_ids() -> None:
+    from maskrcnn.cli.models import COCO_NAMES
+
+    assert len(COCO_NAMES) == 90
+    assert sum(map(bool, COCO_NAMES)) == 80
+    for number, name in ((1, "person"), (13, "stop sign"), (62, "chair"), (72, "tv"), (90, "toothbrush")):
+        assert COCO_NAMES[number - 1] == name
