@@ -160,8 +160,10 @@ def test_flip_probability_and_consistency():
             original_image, original = dataset[target["image_id"] - 1]
             assert torch.equal(image, original_image.flip(-1))
             assert torch.equal(target["masks"], original["masks"].flip(-1))
-    rate = np.mean(flips(training_loader(Plain(10), 10, steps=100, flip=0.3)))
-    assert math.isclose(rate, 0.3, abs_tol=0.06)
+    flipped = np.array(flips(training_loader(Plain(10), 10, steps=100, flip=0.3)))
+    assert math.isclose(flipped.mean(), 0.3, abs_tol=0.06)
+    assert (flipped.any(axis=1) & ~flipped.all(axis=1)).sum() > 80  # each image of a batch decides for itself
+    assert (flipped.any(axis=0) & ~flipped.all(axis=0)).all()  # and each step anew
     assert not np.any(flips(training_loader(Plain(10), 10, steps=5, flip=0.0)))
 
 
