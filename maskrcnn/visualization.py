@@ -93,7 +93,9 @@ def draw_instances(
 
     draw = ImageDraw.Draw(picture)
     for (x0, y0, x1, y1), colour in zip(corners, colours, strict=True):
-        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=stroke)
+        x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
+        draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0))
+        draw.rectangle((x0, y0, x1, y1), outline=colour, width=stroke)
     tags = [_tag(place, labels, scores, categories) for place in range(len(boxes))]
     _draw_tags(draw, picture.size, corners, tags, colours)
     return picture
@@ -108,13 +110,13 @@ def _draw_masks(
         bitmap, (left, top) = crops[place]
         if not bitmap.size:
             continue
-        # A border of one pixel lets the outline close; enlarging smoothly and cutting at a half rounds steps.
-        grey = Image.fromarray(np.pad(bitmap, 1).astype(np.uint8) * 255)
+        # The border leaves room for the halo; enlarging smoothly and cutting at a half rounds the steps.
+        grey = Image.fromarray(np.pad(bitmap, stroke).astype(np.uint8) * 255)
         grey = grey.resize((grey.width * zoom, grey.height * zoom), Image.Resampling.BICUBIC)
         inside = np.asarray(grey) >= 128
-        outline = inside & ~_erode(inside, stroke + (zoom > 1))
-        halo = ~inside & ~_erode(~inside, stroke)  # dark, so that an outline shows on its own colour
-        corner = ((left - 1) * zoom, (top - 1) * zoom)
+        outline = inside & _dilate(~inside, stroke + (zoom > 1))
+        halo = _dilate(inside, stroke) & ~inside  # dark, so that an outline shows on its own colour
+        corner = ((left - stroke) * zoom, (top - stroke) * zoom)
         picture.paste((0, 0, 0), corner, _weights(0.6 * halo))
         picture.paste(colours[place], corner, _weights(np.where(outline, 1.0, opacity * inside)))
 
@@ -135,12 +137,10 @@ def _crops(masks: Masks) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
         yield bitmap[top : rows[-1] + 1, left : columns[-1] + 1].copy(), (left, top)
 
 
-def _erode(bitmap: np.ndarray, times: int) -> np.ndarray:
+def _dilate(bitmap: np.ndarray, times: int) -> np.ndarray:
     for _ in range(times):
-        padded = np.pad(bitmap, 1)
-        bitmap = (
-            padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        )
+        p = np.pad(bitmap, 1)
+        bitmap = p[1:-1, 1:-1] | p[:-2, 1:-1] | p[2:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:]
     return bitmap
 
 
