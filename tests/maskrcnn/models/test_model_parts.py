@@ -1,0 +1,193 @@
+"""The detectors' parts by hand-worked numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from maskrcnn.models import AnchorGenerator, losses
+from maskrcnn.models.anchors import cell_anchors, grid_anchors
+from maskrcnn.models.heads import MaskRCNNPredictor
+from maskrcnn.models.masks import mask_targets
+from maskrcnn.models.matcher import BELOW, BETWEEN, Matcher, match_labels
+from maskrcnn.models.proposals import flatten_level, level_candidates
+from maskrcnn.models.sampler import BalancedSampler
+from maskrcnn.models.transform import GeneralizedRCNNTransform, resize_target
+
+
+def test_cell_anchors() -> None:
+    """Side 32: ratio 1/2 is 45.25 x 22.63, rounded halves 23 and 11; ratio 2 is its transpose."""
+    expected = [[-23.0, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
+    assert cell_anchors((32,), (0.5, 1.0, 2.0)).tolist() == expected
+    generator = AnchorGenerator((32, 64), (0.5, 1.0, 2.0))
+    assert generator.sizes == ((32,), (64,))
+    assert generator.num_anchors_per_location() == [3, 3]
+    assert list(generator.state_dict()) == []
+
+
+def test_grid_anchors() -> None:
+    cells = torch.tensor([[-1.0, -1, 1, 1], [-2, -1, 2, 1]])
+    anchors = grid_anchors(cells, (2, 3), (8, 4)).view(2, 3, 2, 4)
+    assert anchors[0, 0].tolist() == cells.tolist()
+    assert anchors[1, 2, 1].tolist() == [8 - 2, 8 - 1, 8 + 2, 8 + 1]
+
+
+def test_candidates_start_from_the_same_anchors_as_matching() -> None:
+    """Zero deltas decode to the anchors, in the order in which training materialises them."""
+    cells = cell_anchors((8,), (0.5, 1.0, 2.0))
+    grid, stride = (3, 4), (16, 16)
+    logits = torch.arange(36.0).flip(0)[None]
+    boxes, best = level_candidates(logits, torch.zeros(1, 36, 4), cells, grid, stride, 10)
+    torch.testing.assert_close(boxes[0], grid_anchors(cells, grid, stride)[:10])
+    assert best[0].tolist() == list(range(35, 25, -1))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_flatten_level(memory_format: torch.memory_format) -> None:
+    prediction = torch.arange(2 * 6 * 3 * 5.0).view(2, 6, 3, 5).contiguous(memory_format=memory_format)
+    flat = flatten_level(prediction, 2)
+    assert flat.shape == (2, 3 * 5 * 3, 2)
+    y, x, anchor = 2, 1, 1
+    assert flat[1, (y * 5 + x) * 3 + anchor].tolist() == prediction[1, 2:4, y, x].tolist()
+
+
+@pytest.mark.parametrize("elements", [1 << 22, 1])
+def test_matcher(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    """Whole, half and no overlap; the answer does not depend on how many ground truths are compared at once."""
+    monkeypatch.setattr("maskrcnn.models.matcher._MATRIX_ELEMENTS", elements)
+    truth = torch.tensor([[0.0, 0, 10, 10], [100, 100, 110, 110], [50, 0, 60, 10]])
+    boxes = torch.tensor(
+        [
+            [0.0, 0, 10, 10],
+            [0, 0, 10, 20],
+            [0, 0, 10, 50],
+            [104, 100, 114, 110],
+            [48, 0, 58, 10],
+            [52, 0, 62, 10],
+        ]
+    )
+    # IoU with the best: 1, 1/2, 1/5, 6/14, 8/12, 8/12.
+    assert Matcher(0.7, 0.3)(truth, boxes).tolist() == [0, BETWEEN, BELOW, BETWEEN, BETWEEN, BETWEEN]
+    # Low quality: the third ground truth's best is a tie, both stay; the second's best is 6/14.
+    low = Matcher(0.7, 0.3, allow_low_quality_matches=True)(truth, boxes)
+    assert low.tolist() == [0, BETWEEN, BELOW, 1, 2, 2]
+    assert match_labels(low).tolist() == [1, -1, 0, 1, 1, 1]
+    assert Matcher(0.5, 0.5)(truth, boxes).tolist() == [0, 0, BELOW, BELOW, 2, 2]
+
+
+def test_matcher_without_ground_truth() -> None:
+    assert Matcher(0.7, 0.3, True)(torch.zeros(0, 4), torch.rand(3, 4)).tolist() == [BELOW] * 3
+    assert Matcher(0.7, 0.3, True)(torch.rand(3, 4), torch.zeros(0, 4)).tolist() == []
+    with pytest.raises(ValueError, match=r"Matcher: expected low_threshold <= high_threshold, got 0.5 > 0.4"):
+        Matcher(0.4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "chosen"),
+    [(50, 50, (4, 12)), (2, 50, (2, 14)), (50, 3, (4, 3)), (0, 0, (0, 0))],
+)
+def test_sampler(positives: int, negatives: int, chosen: tuple[int, int]) -> None:
+    labels = torch.tensor([1] * positives + [0] * negatives + [-1] * 20)[
+        torch.randperm(positives + negatives + 20)
+    ]
+    positive, negative = BalancedSampler(16, 0.25)(labels)
+    assert (len(positive.unique()), len(negative.unique())) == (len(positive), len(negative)) == chosen
+    assert (labels[positive] == 1).all()
+    assert (labels[negative] == 0).all()
+
+
+def test_normalizer_of_one_process() -> None:
+    assert losses.normalizer(7) == 7.0
+    assert losses.normalizer(0) == 1.0
+
+
+def test_normalizer_averages_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four processes with 10 elements in all divide by 2.5: then the mean of their gradients is the joint one."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(dist, "all_reduce", lambda count: count.fill_(10.0))
+    assert float(losses.normalizer(3)) == 2.5
+    monkeypatch.setattr(dist, "all_reduce", lambda count: count.fill_(0.0))
+    assert float(losses.normalizer(0)) == 0.25
+
+
+def test_losses_by_hand() -> None:
+    ln2 = torch.tensor(2.0).log()
+    zeros = torch.zeros(4)
+    torch.testing.assert_close(losses.objectness_loss(zeros, torch.tensor([0, 1, 1, 0]), 4.0), ln2)
+    torch.testing.assert_close(losses.classifier_loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]), 3.0), ln2)
+    torch.testing.assert_close(losses.mask_loss(torch.zeros(2, 5, 5), torch.rand(2, 5, 5), 2.0), ln2)
+    # Smooth L1 with beta 1/9: 1 - 1/18 above it, 9/2 x^2 below.
+    deltas = torch.tensor([[1.0, 0, 0, 0], [0, 0.1, 0, 0]])
+    expected = torch.tensor((1 - 1 / 18 + 4.5 * 0.01) / 8)
+    torch.testing.assert_close(losses.box_loss(deltas, torch.zeros(2, 4), 8.0), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((400, 600), (800, 1200)),
+        ((400, 1000), (533, 1333)),
+        ((1600, 800), (1333, 666)),
+        ((1, 5000), (1, 1333)),
+    ],
+)
+def test_resize_rule(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert GeneralizedRCNNTransform(800, 1333).eval().new_size(size) == expected
+
+
+def test_training_draws_a_size() -> None:
+    transform = GeneralizedRCNNTransform((100, 200, 300), 1000)
+    torch.manual_seed(0)
+    assert {transform.train().new_size((100, 100))[0] for _ in range(50)} == {100, 200, 300}
+    assert transform.eval().new_size((100, 100)) == (300, 300)
+
+
+def test_transform_pads_and_scales() -> None:
+    transform = GeneralizedRCNNTransform(20, 1000, image_mean=(0.5,) * 3, image_std=(0.25,) * 3).eval()
+    masks = torch.zeros(1, 10, 20, dtype=torch.uint8)
+    masks[0, 2:5, 4:8] = 1
+    targets = [
+        {"boxes": torch.tensor([[4.0, 2, 8, 5]]), "masks": masks, "image_id": 3},
+        {"boxes": torch.zeros(0, 4)},
+    ]
+    batch, (first, second) = transform([torch.ones(3, 10, 20), torch.ones(3, 40, 20)], targets)
+    assert batch.image_sizes == [(20, 40), (40, 20)]
+    assert batch.tensors.shape == (2, 3, 64, 64)
+    assert (batch.tensors[0, :, :20, :40] == 2).all()
+    assert batch.tensors[0].sum() == 2 * 3 * 20 * 40, "the padding is zero after the normalisation"
+    assert first["boxes"].tolist() == [[8.0, 4, 16, 10]]
+    assert first["image_id"] == 3
+    assert torch.equal(first["masks"], masks.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    assert second["boxes"].shape == (0, 4)
+
+
+def test_resized_masks_of_no_object() -> None:
+    target = {"boxes": torch.zeros(0, 4), "masks": torch.zeros(0, 8, 8, dtype=torch.uint8)}
+    assert resize_target(target, (8, 8), (12, 16))["masks"].shape == (0, 12, 16)
+
+
+def test_mask_targets() -> None:
+    """A box on the object is all ones, one beside it all zeros, one half across it half of each."""
+    masks = torch.zeros(3, 40, 40, dtype=torch.uint8)
+    masks[2, 10:30, 10:30] = 1
+    boxes = torch.tensor([[12.0, 12, 26, 26], [31, 31, 39, 39], [20, 12, 39, 26]])
+    targets: Tensor = mask_targets(masks, boxes, torch.tensor([2, 2, 2]), 7)
+    assert targets.shape == (3, 7, 7)
+    assert (targets[0] == 1).all()
+    assert (targets[1] == 0).all()
+    assert (targets[2, :, :3] == 1).all()
+    assert (targets[2, :, 5:] == 0).all()
+    assert mask_targets(masks, boxes[:0], torch.zeros(0, dtype=torch.int64), 7).shape == (0, 7, 7)
+
+
+def test_selected_masks_are_those_of_all_classes() -> None:
+    torch.manual_seed(0)
+    predictor = MaskRCNNPredictor(6, 5, 4)
+    x, labels = torch.randn(3, 6, 7, 7), torch.tensor([3, 0, 2])
+    everything = predictor(x)
+    assert everything.shape == (3, 4, 14, 14)
+    torch.testing.assert_close(predictor(x, labels)[:, 0], everything[torch.arange(3), labels])
+    assert predictor(x[:0], labels[:0]).shape == (0, 1, 14, 14)
