@@ -13,6 +13,15 @@ except ImportError:
         raise
 else:
     from maskrcnn_ops.box_coder import decode_boxes, decode_grid, encode_boxes
+    from maskrcnn_ops.boxes import (
+        box_area,
+        box_convert,
+        box_iou,
+        clip_boxes_to_image,
+        generalized_box_iou,
+        remove_small_boxes,
+    )
+    from maskrcnn_ops.masks_to_boxes import masks_to_boxes
     from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
     from maskrcnn_ops.roi_pool import RoIPool, roi_pool
@@ -22,9 +31,16 @@ __all__ = [
     "RoIAlign",
     "RoIPool",
     "__version__",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "clip_boxes_to_image",
     "decode_boxes",
     "decode_grid",
     "encode_boxes",
+    "generalized_box_iou",
+    "masks_to_boxes",
+    "remove_small_boxes",
     "roi_align",
     "roi_pool",
 ]

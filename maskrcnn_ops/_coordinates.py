@@ -15,7 +15,7 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def same_coordinates(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both widened, and float32 beside float64 as float64. Other dtypes are left for the operator to refuse."""
+    """Both widened, and float32 beside float64 as float64; other dtypes are for the operator to refuse."""
     a, b = widen(a), widen(b)
     if a.dtype != b.dtype and a.dtype in _FULL and b.dtype in _FULL:
         return a.double(), b.double()

@@ -24,14 +24,14 @@ def encode_boxes(
     Ren, He, Girshick, Sun: Faster R-CNN (NIPS 2015), equation 2.
 
     Args:
-        reference_boxes: the boxes to code, [L, 4] xyxy, float32 or float64 (half precision is widened to float32,
-            and float32 beside float64 to float64).
+        reference_boxes: the boxes to code, [L, 4] xyxy, float32 or float64 (half precision is widened to
+            float32, and float32 beside float64 to float64).
         proposals: the boxes relative to which they are coded, [L, 4].
         weights: factors of dx, dy, dw, dh; (10, 10, 5, 5) in the RoI head.
 
     Returns:
-        [L, 4]; dx = wx · (x_ref - x_prop) / w_prop between centres, dw = ww · log(w_ref / w_prop), likewise y and h.
-        A side of 0 gives what the division gives, infinity or NaN.
+        [L, 4]; dx = wx · (x_ref - x_prop) / w_prop between centres, dw = ww · log(w_ref / w_prop), likewise
+        y and h. A side of 0 gives what the division gives, infinity or NaN.
 
     Raises:
         RuntimeError: for bad shapes, dtypes or devices.
@@ -55,14 +55,15 @@ def decode_boxes(
     Ren, He, Girshick, Sun: Faster R-CNN (NIPS 2015), equation 2.
 
     Args:
-        deltas: [L, 4], or [L, K * 4] with one (dx, dy, dw, dh) for each of K classes; float32 or float64 (half
-            precision is widened to float32, and float32 beside float64 to float64).
+        deltas: [L, 4], or [L, K * 4] with one (dx, dy, dw, dh) for each of K classes; float32 or float64
+            (half precision is widened to float32, and float32 beside float64 to float64).
         anchors: [L, 4] xyxy; shared by the classes.
         weights: the factors with which the deltas were encoded.
         clip: dw / ww and dh / wh are cut here, by default where a side grows 62.5-fold.
 
     Returns:
-        Boxes of the deltas' shape, xyxy, float32 or float64. Non-finite deltas give non-finite boxes of their own row.
+        Boxes of the deltas' shape, xyxy, float32 or float64. Non-finite deltas give non-finite boxes of
+        their own row.
 
     Raises:
         RuntimeError: for bad shapes, dtypes or devices.
@@ -70,8 +71,8 @@ def decode_boxes(
     Gradients flow to deltas and anchors, once; a clipped delta has none. Deterministic.
 
     Equivalent to:
-        ``c, h = dxy / wxy * s + c, exp(clamp(dwh / wwh, max=clip)) * s / 2; cat([c - h, c + h], 1)`` with the anchors'
-        centres c and sides s.
+        ``c, h = dxy / wxy * s + c, exp(clamp(dwh / wwh, max=clip)) * s / 2; cat([c - h, c + h], 1)`` with
+        the anchors' centres c and sides s.
     """
     return _ops.decode_boxes(*same_coordinates(deltas, anchors), weights, clip)
 
@@ -84,7 +85,7 @@ def decode_grid(
     weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
     clip: float = _CLIP,
 ) -> Tensor:
-    """:func:`decode_boxes` for one level of an RPN, with anchors computed from the grid index and never stored.
+    """:func:`decode_boxes` for a level of an RPN, with anchors computed from the grid index and never stored.
 
     Args:
         deltas: [N, H * W * A, 4] in (y, x, anchor) order; dtypes as in :func:`decode_boxes`.
@@ -94,7 +95,8 @@ def decode_grid(
         weights, clip: as in :func:`decode_boxes`.
 
     Returns:
-        Boxes [N, H * W * A, 4]; the anchor of (y, x, a) is ``cell_anchors[a] + (x * stride_x, y * stride_y) * 2``.
+        Boxes [N, H * W * A, 4]; the anchor of (y, x, a) is cell anchor a moved by (x · stride_x, y · stride_y)
+        pixels.
 
     Raises:
         RuntimeError, ValueError: for bad shapes, dtypes or devices.
@@ -102,8 +104,8 @@ def decode_grid(
     Gradients flow to the deltas, once. Deterministic.
 
     Equivalent to:
-        ``decode_boxes(deltas[n], (shifts[:, None] + cell_anchors).reshape(-1, 4), weights, clip)`` for each image n,
-        to the bit.
+        ``decode_boxes(deltas[n], (shifts[:, None] + cell_anchors).reshape(-1, 4), weights, clip)`` for each
+        image n, to the bit.
     """
     height, width = pair(grid_size, "decode_grid", "grid_size")
     stride_y, stride_x = pair(stride, "decode_grid", "stride")

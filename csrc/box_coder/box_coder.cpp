@@ -33,9 +33,9 @@ void check_shape_like(const char* op, const Tensor& tensor, const char* name, co
 template <class C>
 BoxCoder<C> coder_of(const char* op, const std::vector<double>& weights, double clip = 0) {
   CHECK_ARG(weights.size() == 4, op, ": expected weights of 4 numbers (dx, dy, dw, dh), got ", weights.size());
-  return {{static_cast<C>(weights[0]), static_cast<C>(weights[1]), static_cast<C>(weights[2]),
-           static_cast<C>(weights[3])},
-          static_cast<C>(clip)};
+  return {
+      {static_cast<C>(weights[0]), static_cast<C>(weights[1]), static_cast<C>(weights[2]), static_cast<C>(weights[3])},
+      static_cast<C>(clip)};
 }
 
 struct EncodeInputs {
@@ -62,8 +62,7 @@ Tensor encode_boxes(const Tensor& reference_boxes, const Tensor& proposals, cons
     if (boxes.is_cuda())
       LAUNCH_CUDA(op, boxes, encode_boxes_cuda<C>, pointer<C>(boxes), pointer<C>(anchors), mutable_pointer<C>(deltas),
                   boxes.size(0), coder);
-    else
-      encode_boxes_cpu(pointer<C>(boxes), pointer<C>(anchors), mutable_pointer<C>(deltas), boxes.size(0), coder);
+    else encode_boxes_cpu(pointer<C>(boxes), pointer<C>(anchors), mutable_pointer<C>(deltas), boxes.size(0), coder);
   });
   return deltas;
 }
@@ -99,8 +98,8 @@ DecodeInputs check_decode(const char* op, const Tensor& deltas, const Tensor& an
   CHECK_ARG(deltas.dim() == 2 && deltas.size(1) > 0 && deltas.size(1) % 4 == 0, op,
             ": expected deltas of shape [L, 4] or [L, K * 4], got ", shape_of(deltas));
   check_rows(op, anchors, "anchors", "[L, 4]");
-  CHECK_ARG(deltas.size(0) == anchors.size(0), op, ": expected as many rows of deltas as anchors, got ",
-            deltas.size(0), " and ", anchors.size(0));
+  CHECK_ARG(deltas.size(0) == anchors.size(0), op, ": expected as many rows of deltas as anchors, got ", deltas.size(0),
+            " and ", anchors.size(0));
   return {coordinates(op, deltas, "deltas", anchors, "anchors"), coordinates(op, anchors, "anchors", deltas, "deltas")};
 }
 
@@ -129,8 +128,7 @@ void launch_decode(const char* op, const Tensor& deltas, const Anchors& anchors,
   if (deltas.is_cuda())
     LAUNCH_CUDA(op, deltas, (decode_boxes_cuda<C, Anchors>), pointer<C>(deltas), anchors, mutable_pointer<C>(boxes),
                 count, coder);
-  else
-    decode_boxes_cpu(pointer<C>(deltas), anchors, mutable_pointer<C>(boxes), count, coder);
+  else decode_boxes_cpu(pointer<C>(deltas), anchors, mutable_pointer<C>(boxes), count, coder);
 }
 
 template <class C, class Anchors>
@@ -198,7 +196,7 @@ Tensor decode_boxes_backward_anchors(const Tensor& grad_boxes, const Tensor& del
 template <class C>
 GridAnchors<C> grid_of_anchors(const Tensor& cell_anchors, int64_t height, int64_t width, double stride_y,
                                double stride_x) {
-  return {pointer<C>(cell_anchors),  height, width, cell_anchors.size(0), static_cast<C>(stride_y),
+  return {pointer<C>(cell_anchors), height, width, cell_anchors.size(0), static_cast<C>(stride_y),
           static_cast<C>(stride_x)};
 }
 

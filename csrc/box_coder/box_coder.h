@@ -58,7 +58,8 @@ HOST_DEVICE SpanPair<C> encode_axis_backward(Code<C> grad, Span<C> box, Span<C> 
   const C shift = coder.shift_weight * grad.shift * anchor_inverse;
   const C scale = coder.scale_weight * grad.log_scale;
   const C distance = (centre(box) - centre(anchor)) * anchor_inverse;
-  return {span_gradient(shift, scale * box_inverse), span_gradient(-shift, -(shift * distance + scale * anchor_inverse))};
+  return {span_gradient(shift, scale * box_inverse),
+          span_gradient(-shift, -(shift * distance + scale * anchor_inverse))};
 }
 
 // Half the decoded side. A NaN stays one.

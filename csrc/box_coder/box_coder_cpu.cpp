@@ -9,14 +9,15 @@
 namespace maskrcnn_ops {
 namespace {
 
-constexpr int64_t block_size = 64;  // boxes: a few columns of a block stay in the L1 cache
-constexpr int64_t grain = 8192;     // boxes a thread: below it starting a thread costs more than it saves
+constexpr int block_size = 64;   // boxes: a few columns of a block stay in the L1 cache
+constexpr int64_t grain = 8192;  // boxes a thread: below it starting a thread costs more than it saves
 
 // Calls body(first, count) for consecutive blocks.
 template <class Body>
 void for_each_block(int64_t rows, const Body& body) {
   parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t first = begin; first < end; first += block_size) body(first, std::min(block_size, end - first));
+    for (int64_t first = begin; first < end; first += block_size)
+      body(first, std::min<int64_t>(block_size, end - first));
   });
 }
 
@@ -79,14 +80,14 @@ void decode_boxes_backward_anchors_cpu(const C* grad_boxes, const C* deltas, C* 
   });
 }
 
-#define INSTANTIATE_DECODE(C, Anchors)                                                              \
-  template void decode_boxes_cpu(const C*, const Anchors&, C*, int64_t, const BoxCoder<C>&);        \
+#define INSTANTIATE_DECODE(C, Anchors)                                                       \
+  template void decode_boxes_cpu(const C*, const Anchors&, C*, int64_t, const BoxCoder<C>&); \
   template void decode_boxes_backward_cpu(const C*, const C*, const Anchors&, C*, int64_t, const BoxCoder<C>&);
-#define INSTANTIATE(C)                                                                                              \
-  INSTANTIATE_DECODE(C, StoredAnchors<C>)                                                                           \
-  INSTANTIATE_DECODE(C, GridAnchors<C>)                                                                             \
-  template void encode_boxes_cpu(const C*, const C*, C*, int64_t, const BoxCoder<C>&);                              \
-  template void encode_boxes_backward_cpu(const C*, const C*, const C*, C*, C*, int64_t, const BoxCoder<C>&);       \
+#define INSTANTIATE(C)                                                                                        \
+  INSTANTIATE_DECODE(C, StoredAnchors<C>)                                                                     \
+  INSTANTIATE_DECODE(C, GridAnchors<C>)                                                                       \
+  template void encode_boxes_cpu(const C*, const C*, C*, int64_t, const BoxCoder<C>&);                        \
+  template void encode_boxes_backward_cpu(const C*, const C*, const C*, C*, C*, int64_t, const BoxCoder<C>&); \
   template void decode_boxes_backward_anchors_cpu(const C*, const C*, C*, int64_t, int64_t, const BoxCoder<C>&);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -1,29 +1,15 @@
-// The box code of one block of boxes at one SIMD level (see common/simd.h). Rows of four are turned into four
-// columns, so that the formulas of box_coder.h vectorise over boxes, and back.
+// The box code of one block of boxes at one SIMD level (see common/simd.h).
+
+#include "common/columns.inl"
 
 namespace maskrcnn_ops {
 namespace SIMD_LEVEL {
 
 template <class C>
-struct Columns {
-  C values[4][block_size];
-};
-
-template <class C>
-SIMD_INLINE void load_columns(const C* rows, int64_t count, Columns<C>& columns) {
-  if (count < block_size) columns = {};  // the loops below run over whole blocks
-  for (int64_t k = 0; k < count; ++k)
-    for (int j = 0; j < 4; ++j) columns.values[j][k] = rows[4 * k + j];
-}
-
-template <class C>
-SIMD_INLINE void store_columns(const Columns<C>& columns, int64_t count, C* rows) {
-  for (int64_t k = 0; k < count; ++k)
-    for (int j = 0; j < 4; ++j) rows[4 * k + j] = columns.values[j][k];
-}
+using Block = Columns<C, block_size>;
 
 template <class C, class Anchors>
-SIMD_INLINE void anchor_columns(const Anchors& anchors, int64_t first, int64_t count, Columns<C>& columns) {
+SIMD_INLINE void anchor_columns(const Anchors& anchors, int64_t first, int64_t count, Block<C>& columns) {
   if (count < block_size) columns = {};
   auto place = anchors.place(first);
   for (int64_t k = 0; k < count; ++k) {
@@ -36,12 +22,9 @@ SIMD_INLINE void anchor_columns(const Anchors& anchors, int64_t first, int64_t c
   }
 }
 
-// `flatten` inlines the formulas, without which the loops over them would not vectorise.
-#define FLATTEN __attribute__((flatten)) inline
-
 template <class C>
 FLATTEN void encode_block(const C* boxes, const C* anchors, C* deltas, int64_t count, const BoxCoder<C>& coder) {
-  Columns<C> box, anchor, delta;
+  Block<C> box, anchor, delta;
   load_columns(boxes, count, box);
   load_columns(anchors, count, anchor);
   for (int axis = 0; axis < 2; ++axis) {
@@ -59,7 +42,7 @@ FLATTEN void encode_block(const C* boxes, const C* anchors, C* deltas, int64_t c
 template <class C>
 FLATTEN void encode_backward_block(const C* grad_deltas, const C* boxes, const C* anchors, C* grad_boxes,
                                    C* grad_anchors, int64_t count, const BoxCoder<C>& coder) {
-  Columns<C> grad, box, anchor;
+  Block<C> grad, box, anchor;
   load_columns(grad_deltas, count, grad);
   load_columns(boxes, count, box);
   load_columns(anchors, count, anchor);
@@ -82,7 +65,7 @@ FLATTEN void encode_backward_block(const C* grad_deltas, const C* boxes, const C
 template <class C, class Anchors>
 FLATTEN void decode_block(const C* deltas, const Anchors& anchors, int64_t first, C* boxes, int64_t count,
                           const BoxCoder<C>& coder) {
-  Columns<C> delta, anchor;
+  Block<C> delta, anchor;
   load_columns(deltas, count, delta);
   anchor_columns(anchors, first, count, anchor);
   for (int axis = 0; axis < 2; ++axis) {
@@ -100,7 +83,7 @@ FLATTEN void decode_block(const C* deltas, const Anchors& anchors, int64_t first
 template <class C, class Anchors>
 FLATTEN void decode_backward_block(const C* grad_boxes, const C* deltas, const Anchors& anchors, int64_t first,
                                    C* grad_deltas, int64_t count, const BoxCoder<C>& coder) {
-  Columns<C> grad, delta, anchor;
+  Block<C> grad, delta, anchor;
   load_columns(grad_boxes, count, grad);
   load_columns(deltas, count, delta);
   anchor_columns(anchors, first, count, anchor);
@@ -116,8 +99,6 @@ FLATTEN void decode_backward_block(const C* grad_boxes, const C* deltas, const A
   }
   store_columns(delta, count, grad_deltas);
 }
-
-#undef FLATTEN
 
 }  // namespace SIMD_LEVEL
 }  // namespace maskrcnn_ops

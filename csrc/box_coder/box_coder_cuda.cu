@@ -60,19 +60,18 @@ __device__ __forceinline__ Box<C> row_of(Code<C> x, Code<C> y) {
 }
 
 // The rows of this thread, a grid's width apart.
-#define FOR_EACH_ROW(Index, i, count)                                                           \
-  for (Index i = static_cast<Index>(blockIdx.x) * threads + threadIdx.x; i < (count);           \
+#define FOR_EACH_ROW(Index, i, count)                                                 \
+  for (Index i = static_cast<Index>(blockIdx.x) * threads + threadIdx.x; i < (count); \
        i += static_cast<Index>(gridDim.x) * threads)
 
 template <class C, bool packed>
-__global__ void __launch_bounds__(threads)
-    encode_rows(const C* __restrict__ boxes, const C* __restrict__ anchors, C* __restrict__ deltas, int64_t count,
-                BoxCoder<C> coder) {
+__global__ void __launch_bounds__(threads) encode_rows(const C* __restrict__ boxes, const C* __restrict__ anchors,
+                                                       C* __restrict__ deltas, int64_t count, BoxCoder<C> coder) {
   const AxisCoder<C> x = axis_of(coder, 0), y = axis_of(coder, 1);
   FOR_EACH_ROW(int64_t, i, count) {
     const Box<C> box = read_row<C, packed>(boxes, i), anchor = read_row<C, packed>(anchors, i);
-    write_row<C, packed>(deltas, i, row_of(encode_axis(span_x(box), span_x(anchor), x),
-                                           encode_axis(span_y(box), span_y(anchor), y)));
+    write_row<C, packed>(
+        deltas, i, row_of(encode_axis(span_x(box), span_x(anchor), x), encode_axis(span_y(box), span_y(anchor), y)));
   }
 }
 
@@ -99,8 +98,9 @@ __global__ void __launch_bounds__(threads)
   FOR_EACH_ROW(Index, i, count) {
     const Box<C> code = read_row<C, packed>(deltas, i);
     const Box<C> anchor = anchors.anchor(anchors.place(i));
-    write_row<C, packed>(boxes, i, box_of(decode_axis(code_x(code), span_x(anchor), axis_of(coder, 0)),
-                                          decode_axis(code_y(code), span_y(anchor), axis_of(coder, 1))));
+    write_row<C, packed>(boxes, i,
+                         box_of(decode_axis(code_x(code), span_x(anchor), axis_of(coder, 0)),
+                                decode_axis(code_y(code), span_y(anchor), axis_of(coder, 1))));
   }
 }
 
@@ -111,10 +111,9 @@ __global__ void __launch_bounds__(threads)
   FOR_EACH_ROW(Index, i, count) {
     const Box<C> grad = read_row<C, packed>(grad_boxes, i), code = read_row<C, packed>(deltas, i);
     const Box<C> anchor = anchors.anchor(anchors.place(i));
-    write_row<C, packed>(
-        grad_deltas, i,
-        row_of(decode_axis_backward(span_x(grad), code_x(code), span_x(anchor), axis_of(coder, 0)),
-               decode_axis_backward(span_y(grad), code_y(code), span_y(anchor), axis_of(coder, 1))));
+    write_row<C, packed>(grad_deltas, i,
+                         row_of(decode_axis_backward(span_x(grad), code_x(code), span_x(anchor), axis_of(coder, 0)),
+                                decode_axis_backward(span_y(grad), code_y(code), span_y(anchor), axis_of(coder, 1))));
   }
 }
 
@@ -175,8 +174,8 @@ int encode_boxes_backward_cuda(const C* grad_deltas, const C* boxes, const C* an
                                int64_t count, const BoxCoder<C>& coder, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   return with_packing(all_aligned(grad_deltas, boxes, anchors, grad_boxes, grad_anchors), [&](auto packed) {
-    encode_rows_backward<C, packed><<<blocks_of(count), threads, 0, s>>>(grad_deltas, boxes, anchors, grad_boxes,
-                                                                        grad_anchors, count, coder);
+    encode_rows_backward<C, packed>
+        <<<blocks_of(count), threads, 0, s>>>(grad_deltas, boxes, anchors, grad_boxes, grad_anchors, count, coder);
   });
 }
 
@@ -209,19 +208,19 @@ int decode_boxes_backward_anchors_cuda(const C* grad_boxes, const C* deltas, C* 
                                        int64_t classes, const BoxCoder<C>& coder, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   return with_packing(all_aligned(grad_boxes, deltas, grad_anchors), [&](auto packed) {
-    decode_anchors_backward<C, packed><<<blocks_of(anchors), threads, 0, s>>>(grad_boxes, deltas, grad_anchors, anchors,
-                                                                             classes, coder);
+    decode_anchors_backward<C, packed>
+        <<<blocks_of(anchors), threads, 0, s>>>(grad_boxes, deltas, grad_anchors, anchors, classes, coder);
   });
 }
 
-#define INSTANTIATE_DECODE(C, Anchors)                                                                     \
-  template int decode_boxes_cuda(const C*, const Anchors&, C*, int64_t, const BoxCoder<C>&, void*);        \
+#define INSTANTIATE_DECODE(C, Anchors)                                                              \
+  template int decode_boxes_cuda(const C*, const Anchors&, C*, int64_t, const BoxCoder<C>&, void*); \
   template int decode_boxes_backward_cuda(const C*, const C*, const Anchors&, C*, int64_t, const BoxCoder<C>&, void*);
-#define INSTANTIATE(C)                                                                                                 \
-  INSTANTIATE_DECODE(C, StoredAnchors<C>)                                                                              \
-  INSTANTIATE_DECODE(C, GridAnchors<C>)                                                                                \
-  template int encode_boxes_cuda(const C*, const C*, C*, int64_t, const BoxCoder<C>&, void*);                          \
-  template int encode_boxes_backward_cuda(const C*, const C*, const C*, C*, C*, int64_t, const BoxCoder<C>&, void*);   \
+#define INSTANTIATE(C)                                                                                               \
+  INSTANTIATE_DECODE(C, StoredAnchors<C>)                                                                            \
+  INSTANTIATE_DECODE(C, GridAnchors<C>)                                                                              \
+  template int encode_boxes_cuda(const C*, const C*, C*, int64_t, const BoxCoder<C>&, void*);                        \
+  template int encode_boxes_backward_cuda(const C*, const C*, const C*, C*, C*, int64_t, const BoxCoder<C>&, void*); \
   template int decode_boxes_backward_anchors_cuda(const C*, const C*, C*, int64_t, int64_t, const BoxCoder<C>&, void*);
 INSTANTIATE(float)
 INSTANTIATE(double)
