@@ -157,18 +157,17 @@ def _tag(place: int, labels: Tensor | None, scores: Tensor | None, categories: S
 def _draw_tags(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], boxes: list[Box], tags: list[str], colours: list[Colour]
 ) -> None:
-    """Each tag at the place beside its box where it hides the least of earlier tags and of other objects."""
+    """Each tag at the place beside its box where it hides the least of earlier tags and of the objects."""
     if not any(tags):
         return
-    everything = np.array(boxes)
+    objects = np.array(boxes)
     taken = np.zeros((0, 4))
     font = _font(size, tags)
-    for place, (box, tag, colour) in enumerate(zip(boxes, tags, colours, strict=True)):
+    for box, tag, colour in zip(boxes, tags, colours, strict=True):
         left, top, right, bottom = draw.textbbox((0, 0), tag, font=font)
         pad = max(1.0, 0.15 * (bottom - top))
         spots = _spots(box, right - left + 2 * pad, bottom - top + 2 * pad, size)
-        others = np.delete(everything, place, axis=0)
-        cost = 4 * _overlaps(spots, taken) + _overlaps(spots, others)
+        cost = 4 * _overlaps(spots, taken) + _overlaps(spots, objects)
         spot = spots[int(np.argmin(cost))]
         taken = np.concatenate([taken, spot[None]])
         draw.rounded_rectangle(tuple(spot), radius=pad, fill=colour)
