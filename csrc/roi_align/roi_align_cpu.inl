@@ -123,9 +123,60 @@ struct Extent {
   }
 };
 
+// One bin of a channels_last map: sum of weight · cell over its taps, each cell a row of consecutive channels.
+template <int vectors, class T, class A>
+SIMD_INLINE void sum_cells(const T* map, const std::vector<int64_t>& cells, const std::vector<A>& weights, T* bin) {
+  constexpr int lanes = lane_count<A>;
+  Lanes<A> sums[vectors] = {};
+  for (size_t i = 0; i < cells.size(); ++i)
+    for (int v = 0; v < vectors; ++v) sums[v] += weights[i] * load(map + cells[i] + v * lanes);
+  for (int v = 0; v < vectors; ++v) store(bin + v * lanes, sums[v]);
+}
+
+// Forward of a channels_last map needs no planes: a task is a run of RoIs in spatial order, and a tap one row of
+// channels.
+template <class T, class A>
+void forward_channels_last(const T* input, MapStrides input_strides, const Plan<A>& plan, T* output,
+                           MapStrides output_strides, const RoiAlign& args) {
+  constexpr int lanes = lane_count<A>, wide = 8;
+  parallel_for(args.rois, 4, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> cells;
+    std::vector<A> weights;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t r = plan.order[i];
+      const RoiTaps<A>& taps = plan.taps[r];
+      const T* map = input + taps.image * input_strides.image;
+      T* bin = output + r * output_strides.image;
+      for (int ph = 0; ph < args.pooled_height; ++ph)
+        for (int pw = 0; pw < args.pooled_width; ++pw, bin += output_strides.column) {
+          cells.clear();
+          weights.clear();
+          if (!taps.empty())
+            for (int32_t ey = taps.y.first[ph]; ey < taps.y.first[ph + 1]; ++ey)
+              for (int32_t ex = taps.x.first[pw]; ex < taps.x.first[pw + 1]; ++ex) {
+                cells.push_back(taps.y.cells[taps.y.entries[ey].slot] * input_strides.row +
+                                taps.x.cells[taps.x.entries[ex].slot] * input_strides.column);
+                weights.push_back(taps.y.entries[ey].weight * taps.x.entries[ex].weight);
+              }
+          int c = 0;
+          for (; c + wide * lanes <= args.channels; c += wide * lanes)
+            sum_cells<wide>(map + c, cells, weights, bin + c);
+          for (; c + lanes <= args.channels; c += lanes) sum_cells<1>(map + c, cells, weights, bin + c);
+          for (; c < args.channels; ++c) {
+            A sum = 0;
+            for (size_t t = 0; t < cells.size(); ++t) sum += weights[t] * widen(map[cells[t] + c]);
+            bin[c] = narrow<T>(sum);
+          }
+        }
+    }
+  });
+}
+
 template <class T, class A>
 void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* output, MapStrides output_strides,
              const RoiAlign& args) {
+  if (input_strides.channel == 1 && output_strides.channel == 1)
+    return forward_channels_last(input, input_strides, plan, output, output_strides, args);
   constexpr int64_t block = line_size<A>;
   const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
   // With fewer tasks than threads, several tasks share an image's RoIs.
