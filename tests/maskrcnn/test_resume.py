@@ -37,6 +37,8 @@ CONFIG = TrainingConfig(
     checkpoint_every=3,  # with 2 of 7 images a step, checkpoints lie within epochs
     ema_decay=0.99,
 )
+# What each kill waits for: a file that appears in a checkpoint being written, or (None) a random step.
+AIMS = ("model.safetensors", None, "training.pt", None, "", None, "config.json", None)
 TIMES = ("seconds", "data_seconds", "images_per_second")
 
 
@@ -47,7 +49,7 @@ def test_killed_training_ends_like_an_unbroken_run(tmp_path: Path) -> None:
     rng = random.Random(0)
     landed = []
     for number in range(KILLS):
-        landed.append(live_and_die(killed, rng, aim_at_write=number % 2 == 0))
+        landed.append(live_and_die(killed, rng, AIMS[number % len(AIMS)]))
         print(f"kill {number + 1:2d}: {landed[-1]}; newest checkpoint {newest_step(killed)}")
     inside = sum(place.startswith("inside") for place in landed)
     print(f"{inside} of {KILLS} kills landed inside the writing of a checkpoint")
@@ -67,16 +69,16 @@ def start(output: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, os.fspath(WORKER), os.fspath(output), json.dumps(options)])
 
 
-def live_and_die(output: Path, rng: random.Random, aim_at_write: bool) -> str:
+def live_and_die(output: Path, rng: random.Random, aim: str | None) -> str:
     """Start a process, kill it at a random moment; returns where that was, by what it left in the folder."""
     old = metrics_inode(output)
     process = start(output)
     try:
         # It replaces metrics.jsonl after it has cleaned up what the killed process before it left.
         wait_until(process, lambda: metrics_inode(output) not in (None, old))
-        if aim_at_write:
-            wait_until(process, lambda: bool(hidden(output, ".writing_")))
-            time.sleep(rng.uniform(0, 0.15))
+        if aim is not None:
+            wait_until(process, lambda: bool(hidden(output, f".writing_*/{aim}")))
+            time.sleep(rng.uniform(0, 0.03))
         else:
             goal = lines(output) + rng.randrange(1, 5)
             wait_until(process, lambda: lines(output) >= goal)
@@ -84,10 +86,10 @@ def live_and_die(output: Path, rng: random.Random, aim_at_write: bool) -> str:
     finally:
         process.kill()
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    for folder in hidden(output, ".writing_"):
+    for folder in hidden(output, ".writing_*"):
         files = {file.name: file.stat().st_size for file in folder.iterdir()}
         return f"inside the writing of {folder.name}, which holds {files}"
-    if hidden(output, ".removing_"):
+    if hidden(output, ".removing_*"):
         return "in the deletion of an old checkpoint"
     return f"in training, after the line of step {lines(output)}"
 
@@ -103,8 +105,8 @@ def metrics_inode(output: Path) -> int | None:
     return path.stat().st_ino if path.exists() else None
 
 
-def hidden(output: Path, prefix: str) -> list[Path]:
-    return list(output.glob(prefix + "*"))
+def hidden(output: Path, pattern: str) -> list[Path]:
+    return list(output.glob(pattern))
 
 
 def newest_step(output: Path) -> int:
