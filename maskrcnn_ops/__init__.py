@@ -23,6 +23,7 @@ else:
     )
     from maskrcnn_ops.masks_to_boxes import masks_to_boxes
     from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign
+    from maskrcnn_ops.nms import batched_nms, nms
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
     from maskrcnn_ops.roi_pool import RoIPool, roi_pool
 
@@ -31,6 +32,7 @@ __all__ = [
     "RoIAlign",
     "RoIPool",
     "__version__",
+    "batched_nms",
     "box_area",
     "box_convert",
     "box_iou",
@@ -40,6 +42,7 @@ __all__ = [
     "encode_boxes",
     "generalized_box_iou",
     "masks_to_boxes",
+    "nms",
     "remove_small_boxes",
     "roi_align",
     "roi_pool",
