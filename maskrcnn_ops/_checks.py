@@ -24,7 +24,9 @@ def as_rois(boxes: Tensor | Sequence[Tensor], op: str) -> Tensor:
             )
         return boxes
     if not boxes:
-        raise ValueError(f"{op}: expected rois of shape [R, 5] or a list with one [L, 4] per image, got an empty list")
+        raise ValueError(
+            f"{op}: expected rois of shape [R, 5] or a list with one [L, 4] per image, got an empty list"
+        )
     for i, each in enumerate(boxes):
         if not isinstance(each, Tensor) or each.dim() != 2 or each.shape[1] != 4:
             got = list(each.shape) if isinstance(each, Tensor) else type(each).__name__

@@ -51,7 +51,9 @@ def roi_align(
     """
     rois = as_rois(boxes, "roi_align")
     height, width = pair(output_size, "roi_align")
-    return torch.ops.maskrcnn_ops.roi_align(input, rois, spatial_scale, height, width, sampling_ratio, aligned)
+    return torch.ops.maskrcnn_ops.roi_align(
+        input, rois, spatial_scale, height, width, sampling_ratio, aligned
+    )
 
 
 class RoIAlign(nn.Module):
@@ -81,8 +83,12 @@ class RoIAlign(nn.Module):
 
 
 @torch.library.register_fake("maskrcnn_ops::roi_align")
-def _(input: Tensor, rois: Tensor, scale: float, height: int, width: int, ratio: int, aligned: bool) -> Tensor:
-    torch._check(input.dim() == 4, lambda: f"roi_align: expected input of shape [N, C, H, W], got {input.shape}")
+def _(
+    input: Tensor, rois: Tensor, scale: float, height: int, width: int, ratio: int, aligned: bool
+) -> Tensor:
+    torch._check(
+        input.dim() == 4, lambda: f"roi_align: expected input of shape [N, C, H, W], got {input.shape}"
+    )
     torch._check(rois.dim() == 2, lambda: f"roi_align: expected rois of shape [R, 5], got {rois.shape}")
     return empty_map(input, (rois.shape[0], input.shape[1], height, width), is_channels_last(input))
 
@@ -129,4 +135,6 @@ def _double_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("maskrcnn_ops::roi_align", _backward, setup_context=_save_forward)
-torch.library.register_autograd("maskrcnn_ops::roi_align_backward", _double_backward, setup_context=_save_backward)
+torch.library.register_autograd(
+    "maskrcnn_ops::roi_align_backward", _double_backward, setup_context=_save_backward
+)
