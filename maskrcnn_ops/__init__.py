@@ -24,6 +24,7 @@ else:
     from maskrcnn_ops.masks_to_boxes import masks_to_boxes
     from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign
     from maskrcnn_ops.nms import batched_nms, nms
+    from maskrcnn_ops.paste_masks import paste_masks
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
     from maskrcnn_ops.roi_pool import RoIPool, roi_pool
 
@@ -43,6 +44,7 @@ __all__ = [
     "generalized_box_iou",
     "masks_to_boxes",
     "nms",
+    "paste_masks",
     "remove_small_boxes",
     "roi_align",
     "roi_pool",
