@@ -55,7 +55,7 @@ def test_flatten_level(memory_format: torch.memory_format) -> None:
 
 @pytest.mark.parametrize("elements", [1 << 22, 1])
 def test_matcher(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
-    """Whole, half and no overlap; the answer does not depend on how many ground truths are compared at once."""
+    """Whole, half and no overlap; how many ground truths are compared at once makes no difference."""
     monkeypatch.setattr("maskrcnn.models.matcher._MATRIX_ELEMENTS", elements)
     truth = torch.tensor([[0.0, 0, 10, 10], [100, 100, 110, 110], [50, 0, 60, 10]])
     boxes = torch.tensor(
@@ -104,7 +104,7 @@ def test_normalizer_of_one_process() -> None:
 
 
 def test_normalizer_averages_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four processes with 10 elements in all divide by 2.5: then the mean of their gradients is the joint one."""
+    """Four processes with 10 elements in all divide by 2.5: the mean of their gradients is the joint one."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 4)
     monkeypatch.setattr(dist, "all_reduce", lambda count: count.fill_(10.0))
