@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/pages.h"
 #include "common/roi_order.h"
 #include "common/threads.h"
 #include "common/work.h"

@@ -25,6 +25,17 @@ struct View {
   int32_t top, left;
 };
 
+SIMD_INLINE FloatLanes maxof(FloatLanes a, FloatLanes b) {
+#if SIMD_F16C
+  return (FloatLanes)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+SIMD_INLINE DoubleLanes maxof(DoubleLanes a, DoubleLanes b) { return a > b ? a : b; }
+SIMD_INLINE IntLanes imax(IntLanes a, IntLanes b) { return a > b ? a : b; }
+SIMD_INLINE LongLanes imax(LongLanes a, LongLanes b) { return a > b ? a : b; }
+
 // Maximum and position of one bin, for one line of channels.
 template <class A>
 SIMD_INLINE void max_of_bin(const View<A>& view, CellRange rows, CellRange columns, int32_t width, A* value,
@@ -42,7 +53,7 @@ SIMD_INLINE void max_of_bin(const View<A>& view, CellRange rows, CellRange colum
       for (int half = 0; half < 2; ++half) {
         const Lanes<A> candidate = load(line + half * lanes);
         const Positions<A> greater = candidate > best[half];
-        best[half] = candidate > best[half] ? candidate : best[half];
+        best[half] = maxof(candidate, best[half]);
         where[half] = greater ? here : where[half];
       }
   }
@@ -104,6 +115,9 @@ void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* o
              MapStrides output_strides, const RoiPool& args) {
   constexpr int64_t block = line_size<A>;
   const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
+  const size_t outputs = static_cast<size_t>(args.rois * args.channels * bins);
+  prefer_huge_pages(output, outputs * sizeof(T));
+  prefer_huge_pages(argmax, outputs * sizeof(int32_t));
   // With fewer tasks than threads, several tasks share an image's RoIs.
   const int64_t splits = std::max<int64_t>(1, num_threads() / (args.images * blocks));
   parallel_for(args.images * blocks * splits, 1, [&](int64_t task, int64_t last) {
@@ -139,47 +153,54 @@ void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* o
   });
 }
 
-// plane[position * cell_step + c * channel_step] += gradient, for all bins and channels of one RoI.
+// target[argmax[k] * cell_step + k * item_step] += grad[k] for the gradients at steps of one tensor.
 template <class T, class A>
-void add_gradients(const T* grad, MapStrides grad_strides, const int32_t* argmax, MapStrides argmax_strides,
-                   int64_t channels, int64_t bins, uint32_t cells, A* plane, int64_t cell_step, int64_t channel_step) {
-  auto add = [&](int64_t c, int64_t bin) {
-    const uint32_t position = argmax[c * argmax_strides.channel + bin * argmax_strides.column];
-    if (position < cells)
-      plane[position * cell_step + c * channel_step] += widen(grad[c * grad_strides.channel + bin * grad_strides.column]);
-  };
-  if (argmax_strides.channel == 1)
-    for (int64_t bin = 0; bin < bins; ++bin)
-      for (int64_t c = 0; c < channels; ++c) add(c, bin);
-  else
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t bin = 0; bin < bins; ++bin) add(c, bin);
+SIMD_INLINE void add_at_maxima(const T* grad, int64_t grad_step, const int32_t* argmax, int64_t argmax_step,
+                               int64_t count, uint32_t cells, A* target, int64_t cell_step, int64_t item_step) {
+  for (int64_t k = 0; k < count; ++k) {
+    const uint32_t cell = static_cast<uint32_t>(argmax[k * argmax_step]);
+    if (cell < cells) target[cell * cell_step + k * item_step] += widen(grad[k * grad_step]);
+  }
 }
 
 template <class T, class A>
 void backward(const T* grad_output, MapStrides grad_strides, const int32_t* argmax, MapStrides argmax_strides,
               const Plan<A>& plan, T* grad_input, MapStrides input_strides, const RoiPool& args) {
   constexpr int64_t block = line_size<A>;
+  const bool by_lines = input_strides.channel == 1;
   const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
   const int64_t cells = int64_t(args.height) * args.width;
+  prefer_huge_pages(grad_input, static_cast<size_t>(args.images * args.channels * cells) * sizeof(T));
   parallel_for(args.images * blocks, 1, [&](int64_t task, int64_t last) {
     Lines<A> plane;
     for (; task < last; ++task) {
       const int64_t n = task / blocks, first_channel = task % blocks * block;
       const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
-      A* lines = plane.get(cells);
-      __builtin_memset(lines, 0, static_cast<size_t>(cells) * 64);
+      T* map = grad_input + n * input_strides.image + first_channel * input_strides.channel;
+      A* sums;
+      if constexpr (std::is_same_v<T, A>) sums = by_lines ? plane.get(cells) : map;
+      else sums = plane.get(cells);
+      __builtin_memset(sums, 0, static_cast<size_t>(cells * (by_lines ? block : channels)) * sizeof(A));
       for (int64_t i = plan.order.image_first[n]; i < plan.order.image_first[n + 1]; ++i) {
         const int64_t r = plan.order.order[i];
         if (plan.cells[r].empty()) continue;
-        add_gradients(grad_output + r * grad_strides.image + first_channel * grad_strides.channel, grad_strides,
-                      argmax + r * argmax_strides.image + first_channel * argmax_strides.channel, argmax_strides,
-                      channels, bins, static_cast<uint32_t>(cells), lines, block, 1);
+        const T* grad = grad_output + r * grad_strides.image + first_channel * grad_strides.channel;
+        const int32_t* where = argmax + r * argmax_strides.image + first_channel * argmax_strides.channel;
+        if (by_lines)
+          for (int64_t bin = 0; bin < bins; ++bin)
+            add_at_maxima(grad + bin * grad_strides.column, grad_strides.channel, where + bin * argmax_strides.column,
+                          argmax_strides.channel, channels, cells, sums, block, 1);
+        else
+          for (int64_t c = 0; c < channels; ++c)
+            add_at_maxima(grad + c * grad_strides.channel, grad_strides.column, where + c * argmax_strides.channel,
+                          argmax_strides.column, bins, cells, sums + c * cells, 1, 0);
       }
-      T* map = grad_input + n * input_strides.image + first_channel * input_strides.channel;
-      for (int64_t y = 0; y < args.height; ++y)
-        scatter_lines(lines + y * args.width * block, map + y * input_strides.row, input_strides.channel,
-                      input_strides.column, channels, args.width);
+      if (by_lines)
+        for (int64_t y = 0; y < args.height; ++y)
+          scatter_lines(sums + y * args.width * block, map + y * input_strides.row, input_strides.channel,
+                        input_strides.column, channels, args.width);
+      else if constexpr (!std::is_same_v<T, A>)
+        for (int64_t k = 0; k < channels * cells; ++k) map[k] = narrow<T>(sums[k]);
     }
   });
 }
