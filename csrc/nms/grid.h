@@ -18,6 +18,7 @@
 #include "nms/order.h"
 
 namespace maskrcnn_ops {
+namespace greedy {
 
 template <class C>
 struct Candidate {
@@ -84,7 +85,7 @@ struct Level {
   CellAxis<C> x, y;
   C longest_x = 0, longest_y = 0;  // sides
   C least_area, largest_area;
-  int64_t count = 0;       // candidates
+  int64_t count = 0;  // candidates
   int64_t kept = 0;
   int64_t first_cell = 0;  // cell (row, column) is cells[first_cell + row * x.cells + column]
 };
@@ -213,7 +214,8 @@ class Grid {
 
   int64_t cell_of(const Candidate<C>& c) const {
     const Level<C>& level = levels_[level_index(c.box)];
-    return level.first_cell + static_cast<int64_t>(level.y.cell_of(c.box.y1)) * level.x.cells + level.x.cell_of(c.box.x1);
+    return level.first_cell + static_cast<int64_t>(level.y.cell_of(c.box.y1)) * level.x.cells +
+           level.x.cell_of(c.box.x1);
   }
 
   // The kept box starts at most the part of it that need not overlap before the candidate starts, and the candidate
@@ -237,4 +239,5 @@ class Grid {
   bool divided_;
 };
 
+}  // namespace greedy
 }  // namespace maskrcnn_ops

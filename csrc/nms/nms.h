@@ -26,22 +26,22 @@ HOST_DEVICE C area_of(const Box<C>& box) {
 
 // Length of the intersection; 0 where there is none, and where infinite ends make a NaN.
 template <class C>
-HOST_DEVICE C overlap(Span<C> a, Span<C> b) {
+HOST_DEVICE C overlap_length(Span<C> a, Span<C> b) {
   const C low = a.low > b.low ? a.low : b.low, high = a.high < b.high ? a.high : b.high;
   return high - low > C(0) ? high - low : C(0);
 }
 
 template <class C>
 HOST_DEVICE C intersection(const Box<C>& a, const Box<C>& b) {
-  return overlap(span_x(a), span_x(b)) * overlap(span_y(a), span_y(b));
+  return overlap_length(span_x(a), span_x(b)) * overlap_length(span_y(a), span_y(b));
 }
 
 // The threshold as the kernels use it. See nms_rule.
 template <class C>
 struct NmsRule {
-  C bound;         // a pair is suppressed above this IoU
-  C share;         // of the area, in the screen
-  C smallest;      // areas below it may have lost digits, and so may products with them
+  C bound;     // a pair is suppressed above this IoU
+  C share;     // of the area, in the screen
+  C smallest;  // areas below it may have lost digits, and so may products with them
 };
 
 // The decision: IoU above the bound, the quotient rounded as its dtype rounds it. False for 0/0.

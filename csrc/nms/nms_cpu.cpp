@@ -11,6 +11,9 @@
 // visited by descending score, and each is compared with the kept boxes near it only (grid.h), several at a time.
 
 namespace maskrcnn_ops {
+
+using namespace greedy;
+
 namespace {
 
 using Indices = Array<uint32_t>;
@@ -83,10 +86,8 @@ std::vector<int64_t> nms_cpu(const C* boxes, const S* scores, const int64_t* gro
                              const NmsRule<C>& rule) {
   const Indices order = score_order(boxes, scores, count);
   Array<uint8_t> keep(count);
-  if (groups != nullptr)
-    suppress_groups(boxes, Groups(order, groups), rule, keep.data());
-  else
-    SIMD_CALL(suppress, boxes, order.data(), order.size(), rule, keep.data());
+  if (groups != nullptr) suppress_groups(boxes, Groups(order, groups), rule, keep.data());
+  else SIMD_CALL(suppress, boxes, order.data(), order.size(), rule, keep.data());
   std::vector<int64_t> kept;
   for (int64_t p = 0; p < order.size(); ++p)
     if (keep[order[p]]) kept.push_back(order[p]);

@@ -6,11 +6,10 @@ namespace SIMD_LEVEL {
 // `flatten` inlines the formulas of nms.h, without which the loop over kept boxes would not vectorise.
 #define FLATTEN __attribute__((flatten)) inline
 
-// Whether one of the kept boxes in a cell suppresses the candidate. Whole packs are compared: what lies behind the cell's
-// own is a kept box as well, or a place still free, which suppresses nothing.
+// Whether one of the kept boxes in a cell suppresses the candidate. Whole packs are compared: what lies behind the
+// cell's own is a kept box as well, or a place still free, which suppresses nothing.
 template <class C>
-FLATTEN bool is_suppressed(const KeptBoxes<C>& kept, Run run, const Candidate<C>& candidate,
-                           const NmsRule<C>& rule) {
+FLATTEN bool is_suppressed(const KeptBoxes<C>& kept, Run run, const Candidate<C>& candidate, const NmsRule<C>& rule) {
   constexpr int64_t pack = KeptBoxes<C>::pack;
   using Flag = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
   const Box<C> box = candidate.box;
@@ -25,7 +24,8 @@ FLATTEN bool is_suppressed(const KeptBoxes<C>& kept, Run run, const Candidate<C>
     if (any == 0) continue;
     for (int64_t k = 0; k < pack; ++k) {
       const Box<C> other{x1[k], y1[k], x2[k], y2[k]};
-      if (may_suppress(other, shares[k], box, share) && suppresses(other, kept.area[start + k], box, candidate.area, rule))
+      if (may_suppress(other, shares[k], box, share) &&
+          suppresses(other, kept.area[start + k], box, candidate.area, rule))
         return true;
     }
   }
@@ -59,10 +59,8 @@ void suppress(const C* boxes, const uint32_t* order, int64_t count, const NmsRul
   }
   Grid<C> grid(candidates.data(), taking_part, rule);
   for (int64_t p = 0; p < taking_part; ++p) {
-    if (is_suppressed(grid, candidates[p], rule))
-      keep[candidates[p].index] = 0;
-    else
-      grid.add(candidates[p]);
+    if (is_suppressed(grid, candidates[p], rule)) keep[candidates[p].index] = 0;
+    else grid.add(candidates[p]);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 namespace maskrcnn_ops {
+namespace greedy {
 
 // Memory that starts out uninitialised.
 template <class T>
@@ -66,4 +67,5 @@ void radix_sort(Array<Ranked<Key>>& items) {
   }
 }
 
+}  // namespace greedy
 }  // namespace maskrcnn_ops
