@@ -60,8 +60,10 @@ def add_data_flags(parser: argparse.ArgumentParser, prefix: str = "", what: str 
     )
 
 
-def read_dataset(images: str | None, annotations: str | None, prefix: str = "") -> DetectionDataset | None:
-    """The data set that two flags name, or None if neither is given."""
+def read_dataset(
+    images: str | None, annotations: str | None, prefix: str = "", masks: bool = True
+) -> DetectionDataset | None:
+    """The data set that two flags name, or None if neither is given; without ``masks`` it may lack them."""
     from maskrcnn.data import CocoDataset
 
     if (images is None) != (annotations is None):
@@ -69,7 +71,7 @@ def read_dataset(images: str | None, annotations: str | None, prefix: str = "") 
         raise UsageError(f"--{prefix}{given} was given without --{prefix}{missing}")
     if images is None or annotations is None:
         return None
-    return CocoDataset(images, annotations, check_files=True)
+    return CocoDataset(images, annotations, masks=masks, check_files=True)
 
 
 def read_device(name: str | None) -> torch.device:

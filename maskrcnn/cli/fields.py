@@ -56,10 +56,14 @@ def from_flags(cls: type[Config], arguments: argparse.Namespace) -> Config:
     try:
         return cls(**values)
     except ValueError as error:
-        message = str(error)
-        for name in names:
-            message = message.replace(f"{cls.__name__}.{name}:", f"--{name.replace('_', '-')}:")
-        raise UsageError(message) from error
+        raise UsageError(name_flags(cls, str(error))) from error
+
+
+def name_flags(cls: type, message: str) -> str:
+    """A message about ``Class.field:`` as one about its flag."""
+    for name in field_names(cls):
+        message = message.replace(f"{cls.__name__}.{name}:", f"--{name.replace('_', '-')}:")
+    return message
 
 
 def _options(hint: Any) -> dict[str, Any]:

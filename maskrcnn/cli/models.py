@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from maskrcnn.cli.common import UsageError, bad_input
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from maskrcnn.data import Category
+    from maskrcnn.models.detector import FasterRCNN
 
 CHECKPOINT = """\
 CHECKPOINT is a folder that `maskrcnn train` wrote (its newest checkpoint is taken), one checkpoint in it
@@ -57,20 +56,22 @@ def find_checkpoint(path: str) -> Path:
     return place
 
 
-def load(path: str, model: str | None) -> tuple[nn.Module, Sequence[Category]]:
+def load(path: str, model: str | None) -> tuple[FasterRCNN, Sequence[Category]]:
     """A trained model in evaluation mode, and the meaning of its labels: label i + 1 is the i-th category."""
     from maskrcnn.checkpoint import load_model
+    from maskrcnn.models.detector import FasterRCNN
 
     place = find_checkpoint(path)
     if model is None:
         if place.suffix in (".pth", ".pt"):
             raise UsageError(f"{path}: bare weights say nothing about their model; name it with --model")
         loaded, metadata = load_model(place)
+        assert isinstance(loaded, FasterRCNN)
         return loaded, metadata.categories
     return _load_bare(place, model)
 
 
-def _load_bare(path: Path, name: str) -> tuple[nn.Module, Sequence[Category]]:
+def _load_bare(path: Path, name: str) -> tuple[FasterRCNN, Sequence[Category]]:
     from maskrcnn.checkpoint import load_weights
     from maskrcnn.data import Category
     from maskrcnn.models.builders import build_model
@@ -89,7 +90,8 @@ def _load_bare(path: Path, name: str) -> tuple[nn.Module, Sequence[Category]]:
     if len(score) != len(names) + 1:
         names = [f"class {number}" for number in range(1, len(score))]
     listed = [Category(number, text or f"unused {number}") for number, text in enumerate(names, start=1)]
-    return model.eval(), listed
+    model.eval()
+    return model, listed
 
 
 def norm_options(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn.cli.common import (
@@ -15,7 +16,7 @@ from maskrcnn.cli.common import (
     read_dataset,
     read_device,
 )
-from maskrcnn.cli.fields import add_flags, from_flags
+from maskrcnn.cli.fields import add_flags, from_flags, name_flags
 from maskrcnn.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -101,8 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = from_flags(TrainingConfig, arguments)
     device = read_device(arguments.device)
-    dataset = read_dataset(arguments.images, arguments.annotations)
-    validation = read_dataset(arguments.val_images, arguments.val_annotations, "val-")
+    masks = not arguments.model.startswith("fasterrcnn_")
+    dataset = read_dataset(arguments.images, arguments.annotations, masks=masks)
+    validation = read_dataset(arguments.val_images, arguments.val_annotations, "val-", masks=masks)
     if dataset is None:
         if validation is not None:
             raise UsageError("--val-images was given without --images and --annotations")
@@ -115,22 +117,34 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--resume: {arguments.output} holds no checkpoint")
 
     last: list[Evaluation] = []
-    checkpoint = train(
-        model,
-        dataset,
-        config,
-        arguments.output,
-        description=description,
-        validation=None if validation is None else _validation(validation, last, not arguments.quiet),
-        resume=not arguments.fresh,
-        device=device,
-        progress=not arguments.quiet,
-    )
+    with _recipe_errors():
+        checkpoint = train(
+            model,
+            dataset,
+            config,
+            arguments.output,
+            description=description,
+            validation=None if validation is None else _validation(validation, last, not arguments.quiet),
+            resume=not arguments.fresh,
+            device=device,
+            progress=not arguments.quiet,
+        )
     if rank() == 0:
         if last:
             print(last[-1].table())
         print(f"{checkpoint}: step {config.steps}; next: maskrcnn predict {arguments.output} PICTURES")
     return 0
+
+
+@contextmanager
+def _recipe_errors() -> Iterator[None]:
+    """What only the training can know: a recipe that does not suit the device, the processes or the data."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith(("TrainingConfig.", "training_loader:")):
+            raise
+        raise UsageError(name_flags(TrainingConfig, str(error))) from error
 
 
 def build(arguments: argparse.Namespace, num_classes: int) -> tuple[nn.Module, ModelDescription]:

@@ -109,6 +109,10 @@ def test_a_value_that_the_dataclass_refuses_names_the_flag() -> None:
         ("train --output out --weights broken.pth", "broken.pth: not a readable checkpoint"),
         ("train --output out --backbone-weights no.pth", "no.pth: no such checkpoint"),
         ("train --output out --backbone-weights broken.safetensors", "broken.safetensors: not a readable"),
+        (
+            "train --output out --precision float16 --device cpu",
+            "--precision: expected 'float32' or 'bfloat16'",
+        ),
         ("train --output out --weights a --backbone-weights b", "exclude each other"),
         ("train --output out --resume", "--resume: out holds no checkpoint"),
         ("train --output out --resume --fresh", "not allowed with argument --resume"),
@@ -167,6 +171,30 @@ def test_the_traceback_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -
     status, _, err = call(capsys, "eval", "nowhere", "--traceback")
     assert status == 2
     assert "Traceback (most recent call last)" in err
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("NonFiniteError", 1), ("KeyboardInterrupt", 130)])
+def test_a_run_that_fails_or_is_interrupted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    expected: int,
+) -> None:
+    from maskrcnn.run import NonFiniteError
+
+    failure = {
+        "NonFiniteError": NonFiniteError("losses are not finite"),
+        "KeyboardInterrupt": KeyboardInterrupt(),
+    }
+
+    def fail(*_: object, **__: object) -> None:
+        raise failure[kind]
+
+    monkeypatch.setattr("maskrcnn.training.train", fail)
+    status, _, err = call(capsys, "train", "--output", tmp_path)
+    assert status == expected
+    assert err in ("maskrcnn train: error: losses are not finite\n", "maskrcnn train: interrupted\n")
 
 
 def test_faults_of_the_program_are_not_taken_for_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +279,25 @@ def test_predict_skips_a_bad_picture_and_says_so_in_its_status(
     assert json.loads((tmp_path / "out" / "predictions.json").read_text())["categories"][3]["name"] == "star"
     status, _, err = call(capsys, "predict", trained, picture, *arguments)
     assert (status, err) == (0, "")
+
+
+def test_boxes_suffice_for_faster_rcnn(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((shapes / "instances.json").read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    data = ("--images", shapes / "images", "--annotations", tmp_path / "boxes.json", "--quiet")
+    run = ("train", *data, "--output", tmp_path / "run", *TINY[:4], "--steps", "1", "--batch-size", "1")
+    status, _, err = call(capsys, *run)
+    assert status == 2
+    assert "segmentation" in err
+    assert call(capsys, *run, "--model", "fasterrcnn_resnet18_fpn")[0] == 0
+    status, out, _ = call(capsys, "eval", tmp_path / "run", *data, "--output", tmp_path / "eval")
+    assert status == 0
+    assert "bbox" in out
+    assert "segm" not in out
 
 
 def test_info_tells_what_a_checkpoint_holds(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
