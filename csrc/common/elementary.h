@@ -48,9 +48,9 @@ HOST_DEVICE double exp_of(double x) { return exp(x); }
 // the leading term f is exact: log m = f - (f²/2 - s · (f²/2 + R)), R = s² · (2/3 + 2/5 s² + ...).
 HOST_DEVICE float log_of(float x) {
   const bool subnormal = x < 1.17549435e-38f;
-  const int32_t bits = bits_as<int32_t>(subnormal ? x * 8388608.0f : x);
-  const int32_t k = (bits - 0x3f3504f3) >> 23;
-  const float m = bits_as<float>(bits - static_cast<int32_t>(static_cast<uint32_t>(k) << 23));
+  const uint32_t bits = bits_as<uint32_t>(subnormal ? x * 8388608.0f : x);
+  const int32_t k = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;  // 0x3f3504f3 is sqrt(1/2)
+  const float m = bits_as<float>(bits - (static_cast<uint32_t>(k) << 23));
   const float f = m - 1.0f;
   const float s = f / (2.0f + f);
   const float z = s * s;
