@@ -34,13 +34,13 @@ def paste_masks(
             type of the comparison: float32, for float64 masks float64. None asks for the probabilities.
         convention: ``"continuous"`` (detectron2's) maps pixel centres to the mask,
             u = (x + 0.5 - x1) / (x2 - x1) * M - 0.5. ``"integer"`` (torchvision's) puts a ring of zeros
-            around the mask, enlarges the box by (M + 2) / M about its centre and truncates it to whole pixels,
-            both ends included; edges at ±2^30 at most.
+            around the mask, enlarges the box by (M + 2) / M about its centre and truncates it to whole
+            pixels, both ends included; edges at ±2^30 at most.
 
     Returns:
         bool [D, H, W], or with ``threshold=None`` probabilities [D, H, W] in the masks' dtype. Outside its
-        box a mask has probability 0. A box with a non-finite coordinate or side gives an empty mask; so does, in
-        the continuous convention, one without positive sides. Interpolation is in float32 (float64 for
+        box a mask has probability 0. A box with a non-finite coordinate or side gives an empty mask; so does,
+        in the continuous convention, one without positive sides. Interpolation is in float32 (float64 for
         float64 masks). A NaN in a mask is above no threshold.
 
     Raises:

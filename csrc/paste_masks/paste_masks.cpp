@@ -16,8 +16,8 @@ struct Inputs {
 
 Tensor check_boxes(const char* op, const Tensor& boxes, const Tensor& like, const char* like_name) {
   CHECK_ARG(boxes.dim() == 2 && boxes.size(1) == 4, op, ": expected boxes of shape [D, 4], got ", shape_of(boxes));
-  CHECK_ARG(boxes.size(0) == like.size(0), op, ": expected one box per mask, got ", like.size(0), " of ", like_name,
-            " and ", boxes.size(0), " of boxes");
+  CHECK_ARG(boxes.size(0) == like.size(0), op, ": expected as many boxes as ", like_name, ", got ", boxes.size(0),
+            " and ", like.size(0));
   check_same_device(like, boxes, op, like_name, "boxes");
   return as_coordinates(boxes, op, "boxes");
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "common/pages.h"
 #include "common/threads.h"
 
 // Work partition, forward: a task is a run of rows of the output [masks · height], whichever masks they belong to. What
@@ -118,6 +119,7 @@ void paste(const T* masks, const C* boxes, Out* output, int outside, const Paste
   using A = Acc<T>;
   const int64_t height = args.height, width = args.width;
   const int64_t grain = std::max<int64_t>(1, grain_bytes / (width * static_cast<int64_t>(sizeof(Out))));
+  prefer_huge_pages(output, static_cast<size_t>(args.masks * height * width) * sizeof(Out));
   parallel_for(args.masks * height, grain, [&](int64_t begin, int64_t end) {
     Placement<A, C> place;
     StretchedRows<T, A> stretched;
