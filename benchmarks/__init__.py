@@ -1,0 +1,1 @@
+"""Benchmarks of the operators beside torchvision: ``python -m benchmarks --help``."""

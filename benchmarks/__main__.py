@@ -1,0 +1,122 @@
+"""Measure the operators beside torchvision, or write the report of a measurement.
+
+python -m benchmarks [options]                  measure, print a table, with --output write JSON
+python -m benchmarks report FILE.json ...       table and plot from JSON; --help tells more
+"""
+
+import argparse
+import fnmatch
+import importlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import environment, report
+from benchmarks.harness import Clock, Row, Setting, measure
+
+STEMS = ("roi_align", "roi_pool", "nms", "box_coder", "paste_masks")
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
+
+
+def all_rows() -> list[Row]:
+    return [row for stem in STEMS for row in importlib.import_module(f"benchmarks.{stem}").ROWS]
+
+
+def choose(rows: Sequence[Row], pattern: str) -> list[Row]:
+    """Rows whose name contains the pattern, or matches it if it has wildcards."""
+    glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    return [row for row in rows if fnmatch.fnmatchcase(row.name, glob)]
+
+
+def torchvision_version() -> str | None:
+    try:
+        import torchvision
+    except ImportError:
+        return None
+    return torchvision.__version__
+
+
+def progress(rows: Sequence[Row]) -> Iterator[Row]:
+    """A bar on a terminal where tqdm is installed; the rows' own lines tell the rest."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield from rows
+        return
+    with tqdm(rows, disable=None, leave=False, unit="row") as bar:
+        for row in bar:
+            bar.set_description(row.name)
+            yield row
+
+
+def run(rows: Sequence[Row], setting: Setting, repeats: int, peer_version: str | None) -> dict[str, Any]:
+    """Measure the rows; the result is what the JSON holds."""
+    facts = environment.describe(setting.device, peer_version if setting.peer else None)
+    clock = Clock(setting.device, 2**20 if setting.quick else environment.flush_bytes(setting.device))
+    copy_bytes = 2**20 if setting.quick else COPY_BYTES[setting.device]
+    facts["copy_bytes_per_second"] = clock.copy_bandwidth(copy_bytes, repeats)
+    entries = []
+    for row in progress(rows):
+        entry = measure(row, setting, clock, repeats)
+        print(report.line(entry), flush=True)
+        entries.append(entry)
+    facts["load_average_after"] = environment.load_average()
+    return {"environment": facts, "quick": setting.quick, "repeats": repeats, "rows": entries}
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    result.add_argument(
+        "--peer", choices=["torchvision", "none"], help="default: torchvision where it can be imported"
+    )
+    result.add_argument("--threads", type=int, default=2, help="CPU threads for both sides (default: 2)")
+    result.add_argument("--rows", default="", metavar="PATTERN", help="part of a row's name, or a glob")
+    result.add_argument("--repeats", type=int, help="timed calls of each side (default: 15; quick: 2)")
+    result.add_argument("--output", type=Path, metavar="FILE.json")
+    result.add_argument(
+        "--quick", action="store_true", help="toy sizes: shows that all works, measures nothing"
+    )
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["report"]:
+        return report.main(arguments[1:])
+    options = parser().parse_args(arguments)
+    repeats = options.repeats if options.repeats is not None else 2 if options.quick else 15
+    for name, value in (("--threads", options.threads), ("--repeats", repeats)):
+        if value < 1:
+            parser().error(f"{name}: expected at least 1, got {value}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser().error("--device cuda: torch sees no GPU")
+    rows = choose(all_rows(), options.rows)
+    if not rows:
+        parser().error(
+            f"--rows: no row matches {options.rows!r}; there are {', '.join(r.name for r in all_rows())}"
+        )
+    peer_version = torchvision_version()
+    if peer_version is None and options.peer == "torchvision":
+        parser().error("--peer torchvision: torchvision cannot be imported")
+    if peer_version is None and options.peer is None:
+        print("torchvision cannot be imported: its columns stay empty, ours are held to the reference")
+    torch.set_num_threads(options.threads)
+    peer = peer_version is not None and options.peer != "none"
+    results = run(rows, Setting(options.device, peer, options.quick), repeats, peer_version)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
+    failed = [entry["name"] for entry in results["rows"] if "failed" in entry]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+"""What the rows of RoIAlign and RoIPool share: forward and backward, in each dtype and layout."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks import inputs
+from benchmarks.harness import Call, Case, Row, Setting
+
+Pool = Callable[[Tensor, Tensor], Tensor]
+REFERENCE_CHUNK = 50  # RoIs at a time: the reference's intermediate results are large
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """One operator from three hands; `peer` imports torchvision when it is called."""
+
+    name: str
+    ours: Pool
+    peer: Pool
+    reference: Pool
+    tolerances: dict[tuple[str, str], float]  # by direction and dtype
+    targets: dict[tuple[str, str], float]  # by direction and layout, in float32
+
+
+def rows(pooling: Pooling) -> list[Row]:
+    return [
+        Row(
+            name=f"{pooling.name}/{direction}/{dtype}/{layout}",
+            prepare=partial(prepare, pooling, direction, dtype, layout),
+            tolerance=pooling.tolerances[direction, dtype],
+            at_least=pooling.targets.get((direction, layout)) if dtype == "float32" else None,
+            what="1000 RoIs, 256 x 200 x 304 map of stride 4, 7 x 7"
+            + (", only the gradient, the forward's graph kept" if direction == "backward" else ""),
+        )
+        for direction in ("forward", "backward")
+        for dtype in inputs.DTYPES
+        for layout in inputs.LAYOUTS
+    ]
+
+
+def prepare(pooling: Pooling, direction: str, dtype: str, layout: str, setting: Setting) -> Case:
+    wanted = inputs.DTYPES[dtype]
+    features = inputs.feature_map(setting.sizes, wanted, layout).to(setting.device)
+    rois = inputs.rois(setting.sizes).to(setting.device)
+    gradient = inputs.pooled_gradient(setting.sizes, wanted).to(setting.device)
+
+    def call(pool: Pool, dtype: torch.dtype, rois: Tensor = rois, gradient: Tensor = gradient) -> Call:
+        if direction == "forward":
+            converted = features.to(dtype)
+            return lambda: pool(converted, rois)
+        return backward(pool, features.to(dtype), rois, gradient.to(dtype))
+
+    def reference() -> Tensor:
+        chunks = zip(rois.split(REFERENCE_CHUNK), gradient.split(REFERENCE_CHUNK), strict=True)
+        results = [call(pooling.reference, torch.float32, *chunk)() for chunk in chunks]
+        return torch.cat(results) if direction == "forward" else torch.stack(results).sum(0)  # type: ignore[arg-type]
+
+    reads = [rois, features if direction == "forward" else gradient]
+    ours = call(pooling.ours, wanted)
+    if not setting.peer:
+        return Case(ours, None, reference, reads)
+    native = accepts(pooling.peer, wanted, setting.device)
+    peer = call(pooling.peer, wanted if native else torch.float32)
+    note = "" if native else f"torchvision has no {dtype}: its float32, conversion not counted"
+    return Case(ours, peer, peer, reads, note)
+
+
+def backward(pool: Pool, features: Tensor, rois: Tensor, gradient: Tensor) -> Call:
+    """Only the gradient, again and again; it arrives in the layout of the pool's own output."""
+    features = features.detach().requires_grad_()
+    output = pool(features, rois)
+    arriving = torch.empty_like(output).copy_(gradient)
+    return lambda: torch.autograd.grad(output, features, arriving, retain_graph=True)[0]
+
+
+def accepts(pool: Pool, dtype: torch.dtype, device: str) -> bool:
+    """Whether the operator is there in this dtype."""
+    features = torch.zeros(1, 1, 8, 8, dtype=dtype, device=device)
+    try:
+        pool(features, torch.tensor([[0.0, 0.0, 0.0, 8.0, 8.0]], device=device))
+    except (RuntimeError, NotImplementedError) as error:
+        if "not implemented for" not in str(error):
+            raise
+        return False
+    return True
+
+
+def against_each_other(name: str, ours: Pooling, other: Pooling) -> list[Row]:
+    """Rows of one of our operators against another of ours; each is held to its own peer or reference."""
+
+    def both(direction: str, layout: str, setting: Setting) -> Case:
+        first = prepare(ours, direction, "float32", layout, setting)
+        second = prepare(other, direction, "float32", layout, setting)
+        return Case(first.ours, second.ours, first.expected, first.reads)
+
+    return [
+        Row(
+            name=f"{name}/{direction}/float32/{layout}",
+            prepare=partial(both, direction, layout),
+            tolerance=ours.tolerances[direction, "float32"],
+            against=f"our {other.name}",
+            what=f"{ours.name} against {other.name}, both ours, inputs as in their own rows",
+        )
+        for direction in ("forward", "backward")
+        for layout in inputs.LAYOUTS
+    ]

@@ -1,0 +1,42 @@
+"""RoIAlign: 1000 RoIs of the stride-4 map, ratio 2; also against our RoIPool."""
+
+from torch import Tensor
+
+import maskrcnn_ops as ops
+from benchmarks import inputs, pooling, roi_pool
+from maskrcnn_ops import reference
+
+_OPTIONS = (inputs.POOLED, 1 / inputs.STRIDE, inputs.SAMPLING_RATIO)
+
+
+def _peer(features: Tensor, rois: Tensor) -> Tensor:
+    from torchvision.ops import roi_align
+
+    return roi_align(features, rois.to(features.dtype), *_OPTIONS)
+
+
+POOLING = pooling.Pooling(
+    name="roi_align",
+    ours=lambda features, rois: ops.roi_align(features, rois, *_OPTIONS),
+    peer=_peer,
+    reference=lambda features, rois: reference.roi_align(features, rois, *_OPTIONS),
+    # float32: coordinates of up to 304 cells carry an error of 3e-5 cells, and weights with them.
+    # bfloat16: half an ulp of 2^-8, rounded once.
+    tolerances={
+        ("forward", "float32"): 1e-4,
+        ("backward", "float32"): 1e-4,
+        ("forward", "bfloat16"): 4e-3,
+        ("backward", "bfloat16"): 4e-3,
+    },
+    targets={
+        ("forward", "contiguous"): 8.0,
+        ("forward", "channels_last"): 15.0,
+        ("backward", "contiguous"): 6.0,
+        ("backward", "channels_last"): 6.0,
+    },
+)
+
+ROWS = [
+    *pooling.rows(POOLING),
+    *pooling.against_each_other("roi_align_against_roi_pool", POOLING, roi_pool.POOLING),
+]

@@ -1,0 +1,33 @@
+"""RoIPool: 1000 RoIs of the stride-4 map."""
+
+from torch import Tensor
+
+import maskrcnn_ops as ops
+from benchmarks import inputs, pooling
+from maskrcnn_ops import reference
+
+_OPTIONS = (inputs.POOLED, 1 / inputs.STRIDE)
+
+
+def _peer(features: Tensor, rois: Tensor) -> Tensor:
+    from torchvision.ops import roi_pool
+
+    return roi_pool(features, rois.to(features.dtype), *_OPTIONS)
+
+
+POOLING = pooling.Pooling(
+    name="roi_pool",
+    ours=lambda features, rois: ops.roi_pool(features, rois, *_OPTIONS),
+    peer=_peer,
+    reference=lambda features, rois: reference.roi_pool(features, rois, *_OPTIONS),
+    # A maximum is exact; gradients of the same cell are added in another order, in bfloat16 rounded once.
+    tolerances={
+        ("forward", "float32"): 0.0,
+        ("forward", "bfloat16"): 0.0,
+        ("backward", "float32"): 1e-5,
+        ("backward", "bfloat16"): 4e-3,
+    },
+    targets={("forward", "contiguous"): 8.0, ("forward", "channels_last"): 8.0},
+)
+
+ROWS = pooling.rows(POOLING)

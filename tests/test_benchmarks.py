@@ -1,0 +1,245 @@
+"""The benchmarks' machinery: gate, order of calls, figures, report. No test looks at speed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# For a pytest that was not started in the repository's root; last, so that it hides nothing installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+pytest.importorskip("benchmarks", reason="the benchmarks stand beside the sources and are not installed")
+
+from benchmarks import report
+from benchmarks.__main__ import all_rows, choose, main
+from benchmarks.harness import Case, Clock, Row, Setting, difference, measure, quartiles
+
+INF, NAN = float("inf"), float("nan")
+# What this project set itself on the CPU beside torchvision; every other row is shown without a target.
+TARGETS = {
+    "roi_align/forward/float32/contiguous": 8.0,
+    "roi_align/forward/float32/channels_last": 15.0,
+    "roi_align/backward/float32/contiguous": 6.0,
+    "roi_align/backward/float32/channels_last": 6.0,
+    "roi_pool/forward/float32/contiguous": 8.0,
+    "roi_pool/forward/float32/channels_last": 8.0,
+    "nms/4000/scattered": 5.0,
+    "nms/4000/clustered": 5.0,
+    "paste_masks/integer": 5.0,
+}
+
+
+def run(tmp_path: Path, *options: str) -> list[dict[str, Any]]:
+    """The rows of a quick run; the process keeps its number of threads."""
+    output = tmp_path / "results.json"
+    threads = str(torch.get_num_threads())
+    assert main(["--quick", "--repeats=1", f"--threads={threads}", f"--output={output}", *options]) == 0
+    return json.loads(output.read_text())["rows"]
+
+
+def test_every_row_passes_against_the_reference(tmp_path: Path, device: str) -> None:
+    rows = run(tmp_path, "--peer=none", f"--device={device}")
+    assert [row["name"] for row in rows] == [row.name for row in all_rows()]
+    assert all(row["ours"]["median"] > 0 for row in rows)
+    # What is left to compare with is our own RoIPool.
+    assert {row["against"] for row in rows if "peer" in row} == {"our roi_pool"}
+
+
+@pytest.mark.peer
+def test_every_row_passes_beside_torchvision(tmp_path: Path, device: str) -> None:
+    rows = run(tmp_path, "--peer=torchvision", f"--device={device}")
+    assert [row["name"] for row in rows if "ratio" not in row] == []
+
+
+def test_names_are_unique_and_targets_are_those_set() -> None:
+    rows = all_rows()
+    assert len({row.name for row in rows}) == len(rows)
+    assert {row.name: row.at_least for row in rows if row.at_least is not None} == TARGETS
+
+
+def test_rows_are_chosen_by_part_or_glob() -> None:
+    rows = all_rows()
+    assert [row.name for row in choose(rows, "nms/4000")] == ["nms/4000/scattered", "nms/4000/clustered"]
+    assert len(choose(rows, "roi_align/*")) == 8
+    assert choose(rows, "nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected", "wanted"),
+    [
+        (torch.tensor([1.0, -2.0]), torch.tensor([1.0, -2.5]), 0.2),  # 0.5 of 2.5
+        (torch.tensor([0.5]), torch.tensor([0.0]), 0.5),
+        ([torch.ones(2), torch.zeros(1)], torch.tensor([1.0, 1.0, 0.0]), 0.0),
+        (torch.tensor([True, True, False, False]), torch.tensor([True, False, False, False]), 0.25),
+        (torch.tensor([3, 1]), torch.tensor([1, 3]), 1.0),
+        (torch.tensor([3, 1]), torch.tensor([3]), INF),
+        (torch.empty(0), torch.empty(0), 0.0),
+    ],
+)
+def test_difference(ours: Any, expected: Any, wanted: float) -> None:
+    assert difference(ours, expected) == pytest.approx(wanted)
+
+
+class FixedClock(Clock):
+    """Returns set samples instead of timing."""
+
+    def __init__(self, *samples: list[float]) -> None:
+        self.samples = samples
+
+    def interleaved(self, calls: Any, repeats: int) -> list[list[float]]:
+        return list(self.samples)
+
+
+def row_of(ours: torch.Tensor, expected: torch.Tensor, **options: Any) -> Row:
+    case = Case(lambda: ours, lambda: expected, lambda: expected, [expected])
+    return Row("row", lambda setting: case, tolerance=0.1, **options)
+
+
+@pytest.mark.parametrize("value", [1.2, NAN, INF])
+def test_a_wrong_row_is_not_timed(value: float) -> None:
+    row = row_of(torch.tensor([value, 1.0]), torch.tensor([1.0, 1.0]))
+    entry = measure(row, Setting(), FixedClock(), 1)  # the clock has no samples to give
+    assert "differs by" in entry["failed"]
+    assert "ours" not in entry
+
+
+def test_a_row_that_raises_is_failed_with_its_message() -> None:
+    def broken(setting: Setting) -> Case:
+        raise RuntimeError("first line\nsecond line")
+
+    entry = measure(Row("row", broken, tolerance=0.0), Setting(), FixedClock(), 1)
+    assert entry["failed"] == "RuntimeError: first line"
+
+
+def test_figures_of_a_row() -> None:
+    row = row_of(torch.ones(2), torch.ones(2), at_least=2.0)
+    entry = measure(row, Setting(), FixedClock([1.0, 2.0, 3.0], [8.0, 4.0, 6.0]), 3)
+    assert entry["ours"]["median"] == 2.0
+    assert entry["ours"]["quartiles"] == [1.5, 2.5]
+    assert entry["ratio"] == 3.0  # 6 over 2
+    assert entry["ratio_quartiles"] == [2.0, 5.0]  # of 8, 2 and 2
+    assert entry["bytes"] == 16
+    assert measure(row, Setting("cuda"), FixedClock([1.0], [1.0]), 1)["at_least"] is None
+
+
+def test_quartiles() -> None:
+    assert quartiles([7.0]) == (7.0, 7.0, 7.0)
+    assert quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == (2.0, 3.0, 4.0)
+
+
+def test_calls_alternate_after_warm_ups() -> None:
+    order: list[str] = []
+    calls = [lambda name=name: order.append(name) or torch.empty(0) for name in "ab"]
+    samples = Clock("cpu", 16).interleaved(calls, 3)
+    assert "".join(order) == "aabb" + "ababab"
+    assert [len(each) for each in samples] == [3, 3]
+
+
+def test_wrong_arguments_end_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["--rows=nothing"], "no row matches 'nothing'"),
+        (["--repeats=0"], "--repeats: expected at least 1, got 0"),
+        (["report", "absent.json"], "absent.json"),
+        (["report", "--check", "absent.json"], "--check: needs --readme"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def measured(name: str, ours: float, peer: float | None, **more: Any) -> dict[str, Any]:
+    """An entry with times in seconds, as `measure` makes it."""
+
+    def side(median: float) -> dict[str, Any]:
+        return {"median": median, "quartiles": [median, median], "samples": [median]}
+
+    entry = {"name": name, "against": "torchvision", "at_least": None, "note": "", "bytes": 10**9}
+    entry |= {"ours": side(ours), **more}
+    if peer is not None:
+        entry |= {"peer": side(peer), "ratio": peer / ours, "ratio_quartiles": [peer / ours] * 2}
+    return entry
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    facts = {
+        "date": "2026-01-02T03:04:05+00:00",
+        "device": "cpu",
+        "cpu": "Some CPU",
+        "threads": 2,
+        "simd_level": "avx2",
+        "torch": "2.13.0",
+        "torchvision": "0.27.1",
+        "maskrcnn_ops": "0.1.0",
+        "commit": "0123",
+        "load_average": 0.1,
+        "load_average_after": 0.2,
+        "gpu": "Some GPU",
+        "cuda": "13.0",
+        "copy_bytes_per_second": 4e12,
+    }
+    rows = [
+        measured("fast", 0.001, 0.02, at_least=8.0),
+        measured("not fast enough", 0.001, 0.004, at_least=8.0, note="a remark"),
+        measured("loss", 0.002, 0.001, against="our roi_pool"),
+        measured("alone", 0.001, None),
+        {"name": "broken", "against": "torchvision", "at_least": None, "failed": "differs by 1"},
+    ]
+    return {"environment": facts, "quick": False, "repeats": 15, "rows": rows}
+
+
+def test_table_shows_wins_losses_targets_and_failures(results: dict[str, Any]) -> None:
+    assert report.table(results)[2:] == [
+        "| `fast` | 1.00 (1.00–1.00) | 20.0 (20.0–20.0) | 20.0× (20.0–20.0) | ≥ 8× reached |",
+        "| `not fast enough` [1] | 1.00 (1.00–1.00) | 4.00 (4.00–4.00) | 4.00× (4.00–4.00) | ≥ 8× missed |",
+        "| `loss` | 2.00 (2.00–2.00) | 1.00 (1.00–1.00) our roi_pool | 0.500× (0.500–0.500) slower |  |",
+        "| `alone` | 1.00 (1.00–1.00) |  |  |  |",
+        "| `broken` | failed: differs by 1 |  |  |  |",
+    ]
+    assert "[1] a remark." in report.markdown(results, "plot.png")
+    results["environment"]["device"] = "cuda"
+    assert report.table(results)[2].endswith("| 1000 (25%) |")  # 1 GB in 1 ms, of 4 TB/s
+
+
+def test_readme_is_written_and_checked(tmp_path: Path, results: dict[str, Any]) -> None:
+    readme, file = tmp_path / "README.md", tmp_path / "results" / "cpu.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(results))
+    readme.write_text(f"before\n{report.BEGIN}\nstale\n{report.END}\nafter\n")
+    arguments = ["report", str(file), f"--readme={readme}", "--no-plot"]
+    assert main([*arguments, "--check"]) == 1
+    assert "stale" in readme.read_text()
+    assert main(arguments) == 0
+    text = readme.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\n**CPU.** Some CPU, 2 threads")
+    assert text.endswith(f"(results/cpu.png)\n{report.END}\nafter\n")
+    assert "stale" not in text
+    assert main([*arguments, "--check"]) == 0
+    results["rows"][0]["ratio"] = 21.0
+    file.write_text(json.dumps(results))
+    assert main([*arguments, "--check"]) == 1
+
+
+def test_readme_refuses_toy_sizes_and_missing_markers(
+    tmp_path: Path, results: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme, file = tmp_path / "README.md", tmp_path / "cpu.json"
+    readme.write_text("no markers\n")
+    for quick, message in ((False, report.BEGIN), (True, "was measured with --quick")):
+        file.write_text(json.dumps({**results, "quick": quick}))
+        with pytest.raises(SystemExit) as stop:
+            main(["report", str(file), f"--readme={readme}", "--no-plot"])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    assert readme.read_text() == "no markers\n"
+
+
+def test_plot_is_drawn(tmp_path: Path, results: dict[str, Any]) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "cpu.json"
+    file.write_text(json.dumps(results))
+    assert main(["report", str(file)]) == 0
+    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
