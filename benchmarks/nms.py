@@ -29,7 +29,7 @@ def _batched_nms(count: int, setting: Setting) -> Case:
 
 
 def _case(name: str, tensors: list[Tensor], threshold: float, setting: Setting) -> Case:
-    """The function of this name in our package, in torchvision and in the reference takes the same arguments."""
+    """The function of this name takes the same arguments in our package, torchvision and the reference."""
     on_device = [tensor.to(setting.device) for tensor in tensors]
     ours = partial(getattr(ops, name), *on_device, threshold)
     if not setting.peer:

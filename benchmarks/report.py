@@ -145,9 +145,11 @@ def plot(results: Results, path: Path) -> None:
     ]
     axes.set_yticks(places, names, fontsize=7)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     axes.margins(x=0.12, y=0.01)
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("times faster than torchvision (* than our RoIPool); black ticks: targets; red: slower")
+    label = "times faster than torchvision (* than our RoIPool); black ticks: targets; red: slower"
+    figure.supxlabel(label, fontsize=8)
     if results["quick"]:
         axes.set_title("toy sizes: these times mean nothing")
     figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -21,7 +21,7 @@ POOLING = pooling.Pooling(
     peer=_peer,
     reference=lambda features, rois: reference.roi_align(features, rois, *_OPTIONS),
     # float32: coordinates of up to 304 cells carry an error of 3e-5 cells, and weights with them.
-    # bfloat16: half an ulp of 2^-8, rounded once.
+    # bfloat16: rounded once, by at most half an ulp, 2^-8.
     tolerances={
         ("forward", "float32"): 1e-4,
         ("backward", "float32"): 1e-4,
