@@ -1,6 +1,7 @@
 """`python -m maskrcnn_ops`: what is installed, whether the library loads and why not."""
 
 import argparse
+import importlib
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ def report() -> tuple[dict[str, str], bool]:
     """Facts about this installation, by name, and whether the operators work."""
     facts = {"maskrcnn_ops": __version__, "torch": torch.__version__}
     try:
-        from maskrcnn_ops import _host
+        _host = importlib.import_module("maskrcnn_ops._host")
     except ImportError as error:
         facts["helper module"] = f"not loaded: {error}"
     else:
