@@ -31,7 +31,7 @@ def find_torch() -> Path | None:
         return Path(chosen)
     spec = importlib.util.find_spec("torch")
     if spec and spec.submodule_search_locations:
-        return Path(list(spec.submodule_search_locations)[0])
+        return Path(next(iter(spec.submodule_search_locations)))
     for base in (sys.prefix, os.environ.get("VIRTUAL_ENV"), os.environ.get("CONDA_PREFIX")):
         if base:
             torch = Path(sysconfig.get_path("platlib", vars={"base": base, "platbase": base})) / "torch"

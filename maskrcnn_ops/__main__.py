@@ -37,7 +37,9 @@ def report() -> tuple[dict[str, str], bool]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m maskrcnn_ops", description=__doc__)
     parser.add_argument(
-        "--cmake", action="store_true", help="print the prefix for CMake's find_package(maskrcnn_ops) and stop"
+        "--cmake",
+        action="store_true",
+        help="print the prefix for CMake's find_package(maskrcnn_ops) and stop",
     )
     if parser.parse_args().cmake:
         print(Path(__file__).parent)

@@ -18,7 +18,11 @@ def test_operators_match_the_reference(level):
     command += ["-k", "reference and cpu"]
     command += [str(TESTS / f"test_{stem}.py") for stem in FILES]
     result = subprocess.run(
-        command, env={**os.environ, "MASKRCNN_OPS_SIMD": level}, capture_output=True, text=True, cwd=TESTS.parent
+        command,
+        env={**os.environ, "MASKRCNN_OPS_SIMD": level},
+        capture_output=True,
+        text=True,
+        cwd=TESTS.parent,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert " passed" in result.stdout
@@ -27,4 +31,7 @@ def test_operators_match_the_reference(level):
 def test_the_environment_chooses_the_level():
     code = "from maskrcnn_ops import _host; print(_host.simd_level)"
     environment = {**os.environ, "MASKRCNN_OPS_SIMD": "baseline"}
-    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "baseline"
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip()
+        == "baseline"
+    )
