@@ -1,0 +1,183 @@
+// The CPU kernel beside a plain loop over all pairs, the screen beside the decision, and the CUDA kernels' division of
+// the work run on the host: every pair of a group in one word, panels of every height, the same boxes kept.
+
+#include "nms/nms.h"
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "nms/tiles.h"
+
+using namespace maskrcnn_ops;
+
+namespace {
+
+template <class C>
+struct Scene {
+  std::vector<C> boxes, scores;
+  std::vector<int64_t> groups;
+
+  int64_t count() const { return static_cast<int64_t>(scores.size()); }
+  Box<C> box(int64_t i) const { return load_box(boxes.data() + 4 * i); }
+  bool usable(int64_t i) const { return !has_nan(box(i)) && scores[i] == scores[i]; }
+};
+
+// Boxes of small integers (IoUs that equal a threshold) or of sides over many powers of two; a NaN here and there.
+template <class C>
+Scene<C> random_scene(int64_t count, int kinds, bool integers, unsigned seed) {
+  std::mt19937 random(seed);
+  std::uniform_real_distribution<double> uniform(0, 1);
+  Scene<C> scene;
+  for (int64_t i = 0; i < count; ++i) {
+    const double scale = integers ? 1 : std::exp2(12 * uniform(random) - 6);
+    double corner[4];
+    for (int k = 0; k < 4; ++k)
+      corner[k] = k < 2 ? 24 * uniform(random) - 8 : corner[k - 2] + scale * 12 * uniform(random);
+    for (double x : corner) scene.boxes.push_back(static_cast<C>(integers ? std::floor(x) : x));
+    if (i % 97 == 96) scene.boxes.back() = std::numeric_limits<C>::quiet_NaN();
+    scene.scores.push_back(static_cast<C>(std::floor(uniform(random) * 1000) / 1000));
+    if (i % 89 == 88) scene.scores.back() = std::numeric_limits<C>::quiet_NaN();
+    scene.groups.push_back(static_cast<int64_t>(uniform(random) * kinds) - 2);
+  }
+  return scene;
+}
+
+// By descending score, NaN anywhere.
+template <class C>
+std::vector<int64_t> score_order(const Scene<C>& scene) {
+  std::vector<int64_t> order(scene.count());
+  std::iota(order.begin(), order.end(), int64_t(0));
+  auto key = [&](int64_t i) { return scene.scores[i] == scene.scores[i] ? scene.scores[i] : C(2); };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return key(a) > key(b); });
+  return order;
+}
+
+template <class C>
+std::vector<int64_t> plain_loop(const Scene<C>& scene, const NmsRule<C>& rule) {
+  std::vector<int64_t> kept;
+  for (int64_t i : score_order(scene)) {
+    const bool suppressed = std::any_of(kept.begin(), kept.end(), [&](int64_t k) {
+      return scene.groups[k] == scene.groups[i] &&
+             suppresses(scene.box(k), area_of(scene.box(k)), scene.box(i), area_of(scene.box(i)), rule);
+    });
+    if (scene.usable(i) && !suppressed) kept.push_back(i);
+  }
+  return kept;
+}
+
+// What nms_cuda.cu does, with loops over blocks and threads.
+template <class C>
+std::vector<int64_t> emulated_cuda(const Scene<C>& scene, const NmsRule<C>& rule, int64_t most_words) {
+  const std::vector<int64_t> by_score = score_order(scene);
+  std::vector<int64_t> places = by_score, groups;
+  std::stable_sort(places.begin(), places.end(),
+                   [&](int64_t a, int64_t b) { return scene.groups[a] < scene.groups[b]; });
+  for (int64_t i : places) groups.push_back(scene.groups[i]);
+  const NmsTiles tiles{scene.count(), groups.data()};
+  std::vector<uint64_t> suppressed(tiles.blocks()), kept(tiles.blocks());
+  for (int64_t p = 0; p < tiles.count; ++p)
+    if (!scene.usable(places[p])) suppressed[p / nms_block] |= uint64_t(1) << p % nms_block;
+
+  const int64_t rows = panel_rows(tiles, most_words);
+  const uint64_t unwritten = 0xdeadbeefdeadbeef;
+  for (int64_t first = 0; first < tiles.blocks(); first += rows) {
+    const NmsPanel panel{first, std::min(first + rows, tiles.blocks())};
+    std::vector<uint64_t> words(rows * nms_block * tiles.blocks(), unwritten);
+    std::vector<int> writers(words.size());
+    for (int64_t tile = 0; tile < panel.count(tiles); ++tile) {
+      const int64_t row = panel.row(tiles, tile), column = panel.column(tiles, tile);
+      CHECK(row >= panel.first && row < panel.last && column < tiles.blocks());
+      if (column < row || !tiles.meet(row, column)) continue;
+      NmsColumn<C> columns[nms_block];
+      for (int j = 0; j < tiles.block_size(column); ++j)
+        columns[j] = nms_column(scene.box(places[column * nms_block + j]), rule);
+      for (int t = 0; t < tiles.block_size(row); ++t) {
+        const int64_t place = row * nms_block + t;
+        const int64_t word = panel.word(tiles, place, column);
+        CHECK(word >= 0 && word < static_cast<int64_t>(words.size()) && ++writers[word] == 1);
+        words[word] = suppression_word(tiles, place, nms_column(scene.box(places[place]), rule), column, columns, rule);
+      }
+    }
+    for (int64_t row = panel.first; row < panel.last; ++row) {
+      uint64_t diagonal[nms_block] = {};
+      for (int t = 0; t < tiles.block_size(row); ++t) diagonal[t] = words[panel.word(tiles, row * nms_block + t, row)];
+      kept[row] = kept_in_block(suppressed[row], diagonal, tiles.block_size(row));
+      for (int64_t column = row + 1; column < tiles.blocks() && tiles.meet(row, column); ++column)
+        for (int t = 0; t < nms_block; ++t)
+          if (kept[row] >> t & 1) {
+            const int64_t word = panel.word(tiles, row * nms_block + t, column);
+            CHECK(writers[word] == 1);
+            suppressed[column] |= words[word];
+          }
+    }
+  }
+  std::vector<uint8_t> keep(scene.count());
+  for (int64_t p = 0; p < tiles.count; ++p) keep[places[p]] = kept[p / nms_block] >> p % nms_block & 1;
+  std::vector<int64_t> result;
+  for (int64_t i : by_score)
+    if (keep[i]) result.push_back(i);
+  return result;
+}
+
+template <class C>
+void kernels_agree_with_the_plain_loop() {
+  unsigned seed = 0;
+  for (int64_t count : {0, 1, 63, 64, 65, 200, 257, 900})
+    for (int kinds : {1, 3, 40})
+      for (bool integers : {true, false})
+        for (double threshold : {-0.5, 0.0, 0.005, 0.1, 0.5, 0.7, 1.0}) {
+          const Scene<C> scene = random_scene<C>(count, kinds, integers, ++seed);
+          const NmsRule<C> rule = nms_rule<C>(threshold);
+          const std::vector<int64_t> expected = plain_loop(scene, rule);
+          CHECK(nms_cpu(scene.boxes.data(), scene.scores.data(), scene.groups.data(), count, rule) == expected);
+          if (kinds == 1) CHECK(nms_cpu(scene.boxes.data(), scene.scores.data(), nullptr, count, rule) == expected);
+          for (int64_t most_words : {int64_t(1), int64_t(3000), int64_t(1) << 40})
+            CHECK(emulated_cuda(scene, rule, most_words) == expected);
+        }
+}
+
+// Boxes of all magnitudes, tiny and infinite areas among them, and pairs that are nearly equal.
+template <class C>
+void what_the_decision_suppresses_passes_the_screen() {
+  std::mt19937 random(7);
+  std::uniform_real_distribution<double> uniform(0, 1);
+  const int most = std::numeric_limits<C>::max_exponent;
+  long suppressed = 0;
+  for (int i = 0; i < 400000; ++i) {
+    const C scale = std::ldexp(C(1), static_cast<int>((uniform(random) * 2 - 1) * most / (i % 2 ? 1 : 2)));
+    auto side_of = [&] { return scale * static_cast<C>(i % 3 ? uniform(random) : std::floor(6 * uniform(random))); };
+    const Box<C> a{0, 0, side_of(), side_of()};
+    Box<C> b{0, 0, side_of(), side_of()};
+    if (i % 5 == 0) b = {a.x1, a.y1, a.x2, std::nextafter(a.y2, i % 2 ? C(0) : a.y2 * 2)};
+    const NmsRule<C> rule = nms_rule<C>(i % 7 == 0 ? std::floor(10 * uniform(random)) / 10 : uniform(random));
+    const C area_a = area_of(a), area_b = area_of(b);
+    if (!suppresses(a, area_a, b, area_b, rule)) continue;
+    ++suppressed;
+    CHECK(may_suppress(a, share_of(area_a, rule), b, share_of(area_b, rule)));
+  }
+  CHECK(suppressed > 10000);
+}
+
+// The bound is the largest number of the dtype that is not above the threshold.
+void bounds_are_exact() {
+  for (double threshold : {0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0, 1e-50, -1e-50}) {
+    const float bound = nms_rule<float>(threshold).bound;
+    CHECK(static_cast<double>(bound) <= threshold && static_cast<double>(std::nextafter(bound, 2.0f)) > threshold);
+    CHECK(nms_rule<double>(threshold).bound == threshold);
+  }
+  CHECK(nms_rule<float>(1e300).bound == 1 && nms_rule<double>(-INFINITY).bound == -1);
+}
+
+}  // namespace
+
+int main() {
+  kernels_agree_with_the_plain_loop<float>();
+  kernels_agree_with_the_plain_loop<double>();
+  what_the_decision_suppresses_passes_the_screen<float>();
+  what_the_decision_suppresses_passes_the_screen<double>();
+  bounds_are_exact();
+  return finish();
+}
