@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_ops._checks import as_rois, pair
+from maskrcnn_ops._checks import as_rois, is_channels_last, pair
 from maskrcnn_ops.roi_align import roi_align
 
 __all__ = ["MultiScaleRoIAlign"]
@@ -15,18 +15,18 @@ __all__ = ["MultiScaleRoIAlign"]
 class MultiScaleRoIAlign(nn.Module):
     """Pools each box by :func:`roi_align` (not aligned) from the pyramid level that fits its size.
 
-    Lin et al.: Feature Pyramid Networks for Object Detection (CVPR 2017), equation 1. A box of area A is pooled
-    from level ``floor(canonical_level + log2(sqrt(A) / canonical_scale) + 1e-6)``, clamped to the levels given; a
-    box without area, or turned inside out, from the finest. A single level takes every box.
+    Lin et al.: Feature Pyramid Networks for Object Detection (CVPR 2017), equation 1. A box of area A is
+    pooled from level ``floor(canonical_level + log2(sqrt(A) / canonical_scale) + 1e-6)``, clamped to the
+    levels given; a box without area, or turned inside out, from the finest. A single level takes every box.
 
     The scales are inferred at the first call and kept: that of a level is the power of two nearest to the
-    map's height over the height of the batch (the largest of ``image_shapes``), and level k has scale 2^-k. Maps
-    are expected one level apart; where a level is left out, maps are still counted from the finest, and boxes beyond
-    the last map take the last (torchvision gives zeros for those).
+    map's height over the height of the batch (the largest of ``image_shapes``), and level k has scale 2^-k.
+    Maps are expected one level apart; where a level is left out, maps are still counted from the finest, and
+    boxes beyond the last map take the last (torchvision gives zeros for those).
 
     Args:
-        featmap_names: names of the maps to pool from; ``forward`` takes them in its dictionary's order, finest
-            first.
+        featmap_names: names of the maps to pool from; ``forward`` takes them in its
+            dictionary's order, finest first.
         output_size: P or (P_h, P_w), at least 1.
         sampling_ratio: samples per bin and axis; 0 or less: adaptive. As for :func:`roi_align`.
         canonical_scale: side in pixels of a box that belongs to ``canonical_level``.
@@ -95,7 +95,9 @@ class MultiScaleRoIAlign(nn.Module):
                 for features, part, scale in zip(maps, slices, self.scales, strict=True)
             ]
         )
-        return torch.empty_like(pooled).index_copy_(0, order, pooled)
+        # Said again, because cat forgets channels_last where a level has no boxes.
+        layout = torch.channels_last if is_channels_last(maps[0]) else torch.contiguous_format
+        return torch.empty_like(pooled, memory_format=layout).index_copy_(0, order, pooled)
 
     def _levels(self, rois: Tensor) -> Tensor:
         """Index of each RoI's map: int64 [R]."""

@@ -21,8 +21,8 @@ def roi_pool(
 
     Girshick: Fast R-CNN (ICCV 2015), section 2.1. Corners are scaled and rounded, halves away from zero, both
     ends included, so a side has at least one cell. Bin p takes the cells from floor(p · side / P) up to, not
-    including, ceil((p + 1) · side / P): neighbours overlap where the bin size is no whole number. A bin without
-    cells inside the map gives 0.
+    including, ceil((p + 1) · side / P): neighbours overlap where the bin size is no whole number. A bin
+    without cells inside the map gives 0.
 
     Args:
         input: feature map [N, C, H, W], float16, bfloat16, float32 or float64, H · W below 2^31; any strides.
@@ -33,18 +33,18 @@ def roi_pool(
         spatial_scale: map cells per image pixel, 1/stride.
 
     Returns:
-        [R, C, P_h, P_w] in the features' dtype. A region with a non-finite coordinate gives zeros; so does, on
-        CUDA, one with an image index outside [0, N). As in torchvision a NaN is never greater than anything, so a
-        bin ignores its NaNs; one of nothing but NaN or -inf gives the lowest finite number (-inf in half
-        precision) and no gradient.
+        [R, C, P_h, P_w] in the features' dtype. A region with a non-finite coordinate gives zeros; so does,
+        on CUDA, one with an image index outside [0, N). As in torchvision a NaN is never greater than
+        anything, so a bin ignores its NaNs; one of nothing but NaN or -inf gives the lowest finite number
+        (-inf in half precision) and no gradient.
 
     Raises:
         ValueError, RuntimeError: for bad shapes, dtypes, devices or sizes, and on the CPU for an image index
             outside [0, N) (on CUDA with MASKRCNN_OPS_CHECK=1 in the environment).
 
     Gradients flow to the maximum of each bin, to the first in row-major order where several are equal (twice
-    differentiable), not to ``boxes``. Forward and backward are deterministic. Under autocast the features keep
-    their dtype and the boxes theirs.
+    differentiable), not to ``boxes``. Forward and backward are deterministic. Under autocast the features
+    keep their dtype and the boxes theirs.
 
     Equivalent to:
         ``input[n, :, top:bottom, left:right].amax((1, 2))`` for each bin; see

@@ -13,8 +13,9 @@ RoiPool options(const char* op, int64_t images, int64_t channels, int64_t height
   CHECK_ARG(height * width <= INT32_MAX, op, ": expected input with H * W below 2^31 (positions are int32), got ",
             height, " * ", width);
   auto narrow = [](int64_t value) { return static_cast<int>(value); };
-  return {images,        rois, narrow(channels), narrow(height), narrow(width), narrow(pooled_height),
-          narrow(pooled_width), spatial_scale};
+  return {
+      images,       rois, narrow(channels), narrow(height), narrow(width), narrow(pooled_height), narrow(pooled_width),
+      spatial_scale};
 }
 
 Tensor empty_positions(const Tensor& like, bool channels_last) {
@@ -51,8 +52,8 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, dou
 Tensor dense(const Tensor& map) { return is_channels_last(map) ? map : torch::stable::contiguous(map); }
 
 Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& argmax, const Tensor& rois, double spatial_scale,
-                         int64_t pooled_height, int64_t pooled_width, int64_t images, int64_t channels,
-                         int64_t height, int64_t width, bool channels_last) {
+                         int64_t pooled_height, int64_t pooled_width, int64_t images, int64_t channels, int64_t height,
+                         int64_t width, bool channels_last) {
   const char* op = "roi_pool_backward";
   const Tensor boxes = as_rois(op, grad_output, rois);
   CHECK_ARG(grad_output.dim() == 4 && grad_output.size(0) == boxes.size(0) && grad_output.size(1) == channels &&
@@ -74,8 +75,8 @@ Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& argmax, const 
     using T = decltype(element);
     if (grad.is_cuda())
       LAUNCH_CUDA(op, grad, roi_pool_backward_cuda<T>, pointer<T>(grad), strides_of(grad), pointer<int32_t>(positions),
-                  strides_of(positions), pointer<Acc<T>>(boxes), mutable_pointer<T>(grad_input),
-                  strides_of(grad_input), args);
+                  strides_of(positions), pointer<Acc<T>>(boxes), mutable_pointer<T>(grad_input), strides_of(grad_input),
+                  args);
     else
       roi_pool_backward_cpu(pointer<T>(grad), strides_of(grad), pointer<int32_t>(positions), strides_of(positions),
                             pointer<Acc<T>>(boxes), mutable_pointer<T>(grad_input), strides_of(grad_input), args);

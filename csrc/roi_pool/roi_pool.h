@@ -3,12 +3,14 @@
 // RoIPool (Girshick, Fast R-CNN, 2015): the RoI rounded to cells, its bins rounded to cells, the maximum of each bin.
 //
 // Rounding is half away from zero. Bins are rounded outwards (floor of the start, ceil of the end), so neighbours
-// overlap where the bin size is no whole number. The maximum is the first cell, in row-major order, than which no other
-// is greater, beginning below all: `value > best`. So a NaN is never the maximum; a bin of nothing but NaN or -inf gives
-// the lowest finite number, and position -1; a bin without cells gives 0 and -1.
+// overlap where the bin size is no whole number. The maximum is found in row-major order by `value > best`, beginning
+// with the lowest finite number: of equal cells the first counts, and a NaN never does. A bin of nothing but NaN or
+// -inf gives that lowest number and position -1; a bin without cells gives 0 and -1.
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/maps.h"
 #include "common/scalar.h"
@@ -22,6 +24,12 @@ struct RoiPool {
   int pooled_height, pooled_width;
   double spatial_scale;
 };
+
+// What a bin's maximum begins with.
+template <class A>
+HOST_DEVICE constexpr A lowest() {
+  return std::is_same_v<A, double> ? static_cast<A>(-DBL_MAX) : static_cast<A>(-FLT_MAX);
+}
 
 // A RoI in cells along one axis: bin p covers the cells from floor(p * bin) to ceil((p + 1) * bin) after `start`.
 template <class A>
@@ -76,11 +84,61 @@ HOST_DEVICE RoiBins<A> roi_bins(const A* roi, const RoiPool& args) {
           bin_axis(roi[1], roi[3], scale, args.pooled_width)};
 }
 
+// Bins first ... last - 1 of one axis contain the cell: the transpose of `bin_cells`.
+template <class A>
+HOST_DEVICE CellRange bins_of_cell(const BinAxis<A>& axis, int pooled, int extent, int cell) {
+  // The bin in which the cell begins, give or take rounding; then walk to the exact ends.
+  const A guess = static_cast<A>(cell - axis.start) / axis.bin;
+  int first = guess > A(0) ? guess < static_cast<A>(pooled) ? static_cast<int>(guess) : pooled - 1 : 0;
+  while (first > 0 && bin_cells(axis, first - 1, extent).last > cell) --first;
+  while (first < pooled && bin_cells(axis, first, extent).last <= cell) ++first;
+  int last = first;
+  while (last < pooled && bin_cells(axis, last, extent).first <= cell) ++last;
+  return {first, last};
+}
+
+// The part of grad_input that one CUDA block owns: a tile of cells of one image, for some channels. Blocks are numbered
+// with the column tile fastest, then row tile, channel chunk, image.
+struct PoolTile {
+  static constexpr int rows = 8, columns = 32, channels = 8;
+  int64_t image;
+  int first_channel, first_row, first_column;
+
+  static HOST_DEVICE int64_t parts(int whole, int part) { return (static_cast<int64_t>(whole) + part - 1) / part; }
+  static HOST_DEVICE int64_t count(const RoiPool& args) {
+    return args.images * parts(args.channels, channels) * parts(args.height, rows) * parts(args.width, columns);
+  }
+  HOST_DEVICE PoolTile(int64_t block, const RoiPool& args) {
+    const int64_t across = parts(args.width, columns), down = parts(args.height, rows);
+    const int64_t chunks = parts(args.channels, channels);
+    first_column = static_cast<int>(block % across) * columns;
+    block /= across;
+    first_row = static_cast<int>(block % down) * rows;
+    block /= down;
+    first_channel = static_cast<int>(block % chunks) * channels;
+    image = block / chunks;
+  }
+
+  // Whether a bin of the RoI contains a cell of the tile.
+  template <class A>
+  HOST_DEVICE bool touches(const RoiBins<A>& roi, const RoiPool& args) const {
+    return roi.image == image && meets(roi.y, args.pooled_height, args.height, first_row, rows) &&
+           meets(roi.x, args.pooled_width, args.width, first_column, columns);
+  }
+
+ private:
+  template <class A>
+  static HOST_DEVICE bool meets(const BinAxis<A>& axis, int pooled, int extent, int first, int size) {
+    const int low = bin_cells(axis, 0, extent).first, high = bin_cells(axis, pooled - 1, extent).last;
+    return low < high && low < first + size && high > first;
+  }
+};
+
 // Kernels. All pointers lie on one device; `rois` is [rois, 5]: image index, x1, y1, x2, y2, in the type the kernel
-// accumulates in. `output`, `argmax` and `grad_output` are [rois, channels, pooled_height, pooled_width] with the given
-// strides, contiguous or channels_last, output and argmax with the same; `input` and `grad_input` are [images, channels, height, width]. `argmax`
-// is the position row * width + column of the maximum in its plane, or -1; a position outside the plane gets no
-// gradient.
+// accumulates in. `output`, `argmax` and `grad_output` are [rois, channels, pooled_height, pooled_width], contiguous or
+// channels_last, output and argmax alike; `input` and `grad_input` are [images, channels, height, width], grad_input
+// contiguous or channels_last. `argmax` is the position row * width + column of the maximum in its plane, or -1; a
+// position outside the plane gets no gradient.
 template <class T>
 void roi_pool_cpu(const T* input, MapStrides input_strides, const Acc<T>* rois, T* output, int32_t* argmax,
                   MapStrides output_strides, const RoiPool& args);

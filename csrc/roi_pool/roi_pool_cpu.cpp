@@ -1,7 +1,6 @@
 #include "roi_pool/roi_pool.h"
 
 #include <algorithm>
-#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -28,7 +27,8 @@ struct Plan {
   RoiOrder order;
 
   Plan(const A* rois, const RoiPool& args)
-      : ranges(args.rois * (args.pooled_height + args.pooled_width)), cells(find(rois, args)),
+      : ranges(args.rois * (args.pooled_height + args.pooled_width)),
+        cells(find(rois, args)),
         order(cells, args.images) {}
 
   const CellRange* of(int64_t roi, const RoiPool& args) const {
@@ -76,8 +76,8 @@ void roi_pool_backward_cpu(const T* grad_output, MapStrides grad_strides, const 
   SIMD_CALL(backward, grad_output, grad_strides, argmax, argmax_strides, plan, grad_input, input_strides, args);
 }
 
-#define INSTANTIATE(T)                                                                                              \
-  template void roi_pool_cpu(const T*, MapStrides, const Acc<T>*, T*, int32_t*, MapStrides, const RoiPool&);        \
+#define INSTANTIATE(T)                                                                                                 \
+  template void roi_pool_cpu(const T*, MapStrides, const Acc<T>*, T*, int32_t*, MapStrides, const RoiPool&);           \
   template void roi_pool_backward_cpu(const T*, MapStrides, const int32_t*, MapStrides, const Acc<T>*, T*, MapStrides, \
                                       const RoiPool&);
 INSTANTIATE(Half)

@@ -25,16 +25,16 @@ struct View {
   int32_t top, left;
 };
 
-SIMD_INLINE FloatLanes maxof(FloatLanes a, FloatLanes b) {
+// a > b ? a : b, in one instruction where the compiler would compare and select.
+template <class V>
+SIMD_INLINE V greater_of(V a, V b) {
 #if SIMD_F16C
-  return (FloatLanes)_mm256_max_ps((__m256)a, (__m256)b);
+  if constexpr (std::is_same_v<V, FloatLanes>) return (FloatLanes)_mm256_max_ps((__m256)a, (__m256)b);
+  else return (DoubleLanes)_mm256_max_pd((__m256d)a, (__m256d)b);
 #else
   return a > b ? a : b;
 #endif
 }
-SIMD_INLINE DoubleLanes maxof(DoubleLanes a, DoubleLanes b) { return a > b ? a : b; }
-SIMD_INLINE IntLanes imax(IntLanes a, IntLanes b) { return a > b ? a : b; }
-SIMD_INLINE LongLanes imax(LongLanes a, LongLanes b) { return a > b ? a : b; }
 
 // Maximum and position of one bin, for one line of channels.
 template <class A>
@@ -42,9 +42,8 @@ SIMD_INLINE void max_of_bin(const View<A>& view, CellRange rows, CellRange colum
                             int32_t* position) {
   constexpr int64_t block = line_size<A>;
   constexpr int lanes = lane_count<A>;
-  constexpr A least = std::numeric_limits<A>::lowest();
-  const Lanes<A> lowest = Lanes<A>{} + least;
-  Lanes<A> best[2] = {lowest, lowest};
+  const Lanes<A> least = Lanes<A>{} + lowest<A>();
+  Lanes<A> best[2] = {least, least};
   Positions<A> where[2] = {Positions<A>{} - 1, Positions<A>{} - 1};
   for (int32_t y = rows.first; y < rows.last; ++y) {
     const A* line = view.lines + ((y - view.top) * view.pitch + columns.first - view.left) * block;
@@ -53,7 +52,7 @@ SIMD_INLINE void max_of_bin(const View<A>& view, CellRange rows, CellRange colum
       for (int half = 0; half < 2; ++half) {
         const Lanes<A> candidate = load(line + half * lanes);
         const Positions<A> greater = candidate > best[half];
-        best[half] = maxof(candidate, best[half]);
+        best[half] = greater_of(candidate, best[half]);
         where[half] = greater ? here : where[half];
       }
   }
