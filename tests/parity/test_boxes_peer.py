@@ -1,4 +1,4 @@
-"""Operators on boxes beside torchvision: same operations, same order: most are equal to the bit."""
+"""Operators on boxes beside torchvision: the same operations in the same order, most equal to the bit."""
 
 from __future__ import annotations
 
