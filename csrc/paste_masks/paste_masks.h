@@ -135,6 +135,29 @@ HOST_DEVICE PasteAxis<C> axis_y(const C* box, const PasteMasks& args) {
   return paste_axis(box[1], box[3], args.mask_height, args.integer);
 }
 
+// A pixel of the output [masks, height, width].
+struct PastePlace {
+  int64_t mask;
+  int y, x;
+};
+
+HOST_DEVICE PastePlace place_of(int64_t offset, const PasteMasks& args) {
+  const int64_t row = offset / args.width, mask = row / args.height;
+  return {mask, static_cast<int>(row - mask * args.height), static_cast<int>(offset - row * args.width)};
+}
+
+// `steps` pixels further on; sides are at most 2^30 and steps are few, so 32 bits suffice.
+HOST_DEVICE PastePlace advance(const PastePlace& place, unsigned steps, const PasteMasks& args) {
+  const unsigned width = args.width, height = args.height;
+  const unsigned x = place.x + steps, y = place.y + x / width;
+  return {place.mask + y / height, static_cast<int>(y % height), static_cast<int>(x % width)};
+}
+
+HOST_DEVICE PastePlace next_row(const PastePlace& place, const PasteMasks& args) {
+  if (place.y + 1 < args.height) return {place.mask, place.y + 1, 0};
+  return {place.mask + 1, 0, 0};
+}
+
 // Kernels. All pointers lie on one device and are contiguous: masks and grad_masks [masks, mask_height, mask_width],
 // boxes [masks, 4], output and grad_output [masks, height, width]. Nothing is empty.
 template <class T, class C>

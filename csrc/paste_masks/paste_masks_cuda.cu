@@ -7,6 +7,7 @@ namespace maskrcnn_ops {
 namespace {
 
 constexpr int threads = 256;
+constexpr unsigned pack_part = 4 * threads;  // packs of 16 bytes that a block writes
 
 // One image row of one mask, as a thread meets it.
 template <class T, class C>
@@ -66,51 +67,67 @@ struct Keep {
   __device__ __forceinline__ T operator()(Acc<T> value) const { return from_acc<T>(value); }
 };
 
-// Forward. The output [D, H, W] is one run of memory; a thread computes 16 bytes of it at a time (16 decisions, 4
-// floats), which may span rows and masks, and writes them in one access; threads of a warp write one run. Nearly all
-// packs lie outside their box: one division of the pack's number, a few flops and the store. The mask is read through
-// the read-only cache. Bound by writing the output. No sums across threads: deterministic. `Index` is 32 bits wide
-// where that suffices, since finding the place of a pack takes two divisions.
-template <class T, class C, class Finish, class Index>
+// Sixteen bytes of output that arrive element by element, in registers: each is shifted in behind the last.
+template <class Out>
+struct Packed {
+  uint64_t low = 0, high = 0;
+
+  __device__ __forceinline__ void push(Out value) {
+    constexpr int bits = 8 * sizeof(Out) % 64;
+    low = bits == 0 ? high : low >> bits | high << (64 - bits) % 64;
+    high = bits == 0 ? bits_of(value) : high >> bits | bits_of(value) << (64 - bits) % 64;
+  }
+  __device__ __forceinline__ void store(Out* target) const {
+    *reinterpret_cast<ulonglong2*>(target) = make_ulonglong2(low, high);
+  }
+
+ private:
+  static __device__ __forceinline__ uint64_t bits_of(uint8_t v) { return v; }
+  static __device__ __forceinline__ uint64_t bits_of(Half v) { return v.bits; }
+  static __device__ __forceinline__ uint64_t bits_of(BFloat16 v) { return v.bits; }
+  static __device__ __forceinline__ uint64_t bits_of(float v) { return __float_as_uint(v); }
+  static __device__ __forceinline__ uint64_t bits_of(double v) { return __double_as_longlong(v); }
+};
+
+// Forward. The output [D, H, W] is one run of memory. A block writes a part of it, a thread 16 bytes at a time (16
+// decisions, 4 floats), which may span rows and masks: one access, and the threads of a warp write one run. Nearly all
+// of it lies outside the boxes and costs two short divisions for its place, a few flops and the store; the long
+// divisions are for the block's place. The mask is read through the read-only cache. Bound by writing the output. No
+// sums across threads: deterministic.
+template <class T, class C, class Finish>
 __global__ void __launch_bounds__(threads, 2)
     paste_packs(const T* __restrict__ masks, const C* __restrict__ boxes, typename Finish::Out* __restrict__ output,
-                Finish finish, Index total, PasteMasks args) {
+                Finish finish, int64_t total, PasteMasks args) {
   using Out = typename Finish::Out;
-  constexpr int n = Pack<Out>::size;
-  const Index packs = total / n + (total % n > 0);
-  for (Index i = static_cast<Index>(blockIdx.x) * threads + threadIdx.x; i < packs;
-       i += static_cast<Index>(gridDim.x) * threads) {
-    const Index line = i * n / args.width;
-    int x = static_cast<int>(i * n - line * args.width);
-    int64_t d = static_cast<int64_t>(line / args.height);
-    int y = static_cast<int>(line - static_cast<Index>(d) * args.height);
-    MaskRow<T, C> row(masks, boxes, d, y, args);
-    Pack<Out> pack;
-    if (x + n <= args.width && row.misses(x, x + n)) {
+  constexpr int n = 16 / sizeof(Out);
+  for (int64_t part = blockIdx.x; part * pack_part * n < total; part += gridDim.x) {
+    const PastePlace start = place_of(part * pack_part * n, args);
+    for (unsigned i = threadIdx.x; i < pack_part; i += threads) {
+      const int64_t first = (part * pack_part + i) * n;
+      if (first >= total) break;
+      PastePlace place = advance(start, i * n, args);
+      MaskRow<T, C> row(masks, boxes, place.mask, place.y, args);
+      Packed<Out> pack;
+      if (place.x + n <= args.width && row.misses(place.x, place.x + n)) {
+        const Out outside = finish(0);
 #pragma unroll
-      for (int k = 0; k < n; ++k) pack.values[k] = finish(0);
-    } else {
-#pragma unroll
-      for (int k = 0; k < n; ++k) {
-        if (x == args.width && d < args.masks) {
-          x = 0;
-          if (++y == args.height) {
-            y = 0;
-            ++d;
-          }
-          if (d < args.masks) row = MaskRow<T, C>(masks, boxes, d, y, args);
-        }
-        pack.values[k] = finish(d < args.masks ? row.at(x) : Acc<T>(0));
-        ++x;
+        for (int k = 0; k < n; ++k) pack.push(outside);
+        pack.store(output + first);
+        continue;
       }
-    }
-    Out* target = output + static_cast<int64_t>(i) * n;
-    if (i * n + n <= total) {
-      *reinterpret_cast<Pack<Out>*>(target) = pack;
-    } else {
-#pragma unroll
-      for (int k = 0; k < n; ++k)
-        if (i * n + k < total) target[k] = pack.values[k];
+      const bool whole = first + n <= total;
+#pragma unroll 1
+      for (int k = 0; k < n && first + k < total; ++k) {
+        if (place.x == args.width) {
+          place = next_row(place, args);
+          row = MaskRow<T, C>(masks, boxes, place.mask, place.y, args);
+        }
+        const Out value = finish(row.at(place.x));
+        ++place.x;
+        if (whole) pack.push(value);
+        else output[first + k] = value;
+      }
+      if (whole) pack.store(output + first);
     }
   }
 }
@@ -169,14 +186,10 @@ int launch_forward(const T* masks, const C* boxes, typename Finish::Out* output,
                    const PasteMasks& args, void* stream) {
   if (!is_aligned(output)) return cudaErrorInvalidValue;  // a fresh tensor always is
   const int64_t total = args.masks * args.height * args.width;
-  const int64_t packs = total / Pack<typename Finish::Out>::size + 1;
-  const unsigned blocks = grid_of((packs + threads - 1) / threads);
-  const auto s = static_cast<cudaStream_t>(stream);
-  // A grid passes the end by one stride at most.
-  if (total < int64_t(1) << 30)
-    paste_packs<T, C, Finish, uint32_t>
-        <<<blocks, threads, 0, s>>>(masks, boxes, output, finish, static_cast<uint32_t>(total), args);
-  else paste_packs<T, C, Finish, int64_t><<<blocks, threads, 0, s>>>(masks, boxes, output, finish, total, args);
+  const int64_t pixels = int64_t(pack_part) * 16 / sizeof(typename Finish::Out);
+  const unsigned blocks = grid_of((total + pixels - 1) / pixels);
+  paste_packs<T, C, Finish>
+      <<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(masks, boxes, output, finish, total, args);
   return cudaGetLastError();
 }
 

@@ -37,11 +37,11 @@ def paste_masks(
     """
     axis_weights = {"continuous": _continuous_weights, "integer": _integer_weights}[convention]
     height, width = image_size
-    side = masks.shape[-1]
-    probabilities = widen(masks.reshape(len(masks), side, side))
+    rows, columns = masks.shape[-2:]
+    probabilities = widen(masks.reshape(len(masks), rows, columns))
     x1, y1, x2, y2 = widen(boxes.detach()).unbind(1)
-    weights_y = axis_weights(y1, y2, height, side).to(probabilities.dtype)
-    weights_x = axis_weights(x1, x2, width, side).to(probabilities.dtype)
+    weights_y = axis_weights(y1, y2, height, rows).to(probabilities.dtype)
+    weights_x = axis_weights(x1, x2, width, columns).to(probabilities.dtype)
     image = torch.einsum("dym,dmn,dxn->dyx", weights_y, probabilities, weights_x)
     return image.to(masks.dtype) if threshold is None else image > threshold
 

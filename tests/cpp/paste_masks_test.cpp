@@ -73,6 +73,30 @@ void ranges_of_single_cells() {
   });
 }
 
+// Blocks find their place by long division, threads from there by short ones: each must name the pixel at its offset.
+void places_follow_the_offset() {
+  for (const auto& [height, width] : {std::pair(1, 1), {1, 7}, {5, 1}, {3, 40}, {17, 33}, {1 << 16, 1 << 15}}) {
+    const PasteMasks args{1 << 20, 2, 2, height, width, false};
+    auto offset_of = [&, h = int64_t(height), w = int64_t(width)](const PastePlace& place) {
+      CHECK(place.x >= 0 && place.x < w && place.y >= 0 && place.y < h);
+      return (place.mask * h + place.y) * w + place.x;
+    };
+    for (int64_t part = 0; part < 5; ++part)
+      for (const int64_t far : {int64_t(0), (int64_t(1) << 33) - 100}) {
+        const int64_t first = far + part * 16384;
+        const PastePlace start = place_of(first, args);
+        CHECK(offset_of(start) == first);
+        for (unsigned steps = 0; steps < 16384; steps += 16) {
+          PastePlace place = advance(start, steps, args);
+          for (int k = 0; k < 16; ++k, ++place.x) {
+            if (place.x == width) place = next_row(place, args);
+            CHECK(offset_of(place) == first + steps + k);
+          }
+        }
+      }
+  }
+}
+
 void hand_worked() {
   // A mask of 2 cells over 4 pixels: centres at -0.25, 0.25, 0.75, 1.25.
   const PasteAxis<double> continuous = paste_axis(0.0, 4.0, 2, false);
@@ -130,6 +154,7 @@ void kernels_agree_with_plain_sums() {
 int main() {
   ranges_hold_the_pixels_that_read_the_mask();
   ranges_of_single_cells();
+  places_follow_the_offset();
   hand_worked();
   kernels_agree_with_plain_sums();
   return finish();
