@@ -1,10 +1,10 @@
 #include "roi_align/roi_align.h"
 
 #include <algorithm>
-#include <numeric>
-#include <tuple>
 #include <vector>
 
+#include "common/pages.h"
+#include "common/roi_order.h"
 #include "common/threads.h"
 #include "common/work.h"
 
@@ -49,19 +49,22 @@ struct AxisTaps {
 
 template <class A>
 struct RoiTaps {
-  int64_t image = 0;  // a RoI that reads nothing counts to the first image
+  int64_t image = 0;
   AxisTaps<A> y, x;
   bool empty() const { return y.entries.empty() || x.entries.empty(); }
 };
 
-// The taps of all RoIs, and for each image its RoIs in spatial order.
+// The taps of all RoIs, and the order in which to take them.
 template <class A>
 struct Plan {
   std::vector<RoiTaps<A>> taps;
-  std::vector<int64_t> order;        // RoI indices, grouped by image
-  std::vector<int64_t> image_first;  // order[image_first[n] ... image_first[n + 1] - 1] belong to image n
+  RoiOrder order;
 
-  Plan(const A* rois, const RoiAlign& args) : taps(args.rois), order(args.rois), image_first(args.images + 1, 0) {
+  Plan(const A* rois, const RoiAlign& args) : taps(make_taps(rois, args)), order(cells_of(taps), args.images) {}
+
+ private:
+  static std::vector<RoiTaps<A>> make_taps(const A* rois, const RoiAlign& args) {
+    std::vector<RoiTaps<A>> taps(args.rois);
     parallel_for(args.rois, 64, [&](int64_t begin, int64_t end) {
       std::vector<TapEntry<A>> room;
       for (int64_t r = begin; r < end; ++r) {
@@ -72,16 +75,16 @@ struct Plan {
         taps[r].x = AxisTaps<A>(axes.x, args.pooled_width, args.width, room);
       }
     });
-    for (const RoiTaps<A>& each : taps) ++image_first[each.image + 1];
-    std::partial_sum(image_first.begin(), image_first.end(), image_first.begin());
-    constexpr int32_t band = 32;  // rows of the map that stay in cache together
-    auto key = [&](int64_t r) {
-      const RoiTaps<A>& t = taps[r];
-      return t.empty() ? std::make_tuple(t.image, int32_t(-1), int32_t(-1))
-                       : std::make_tuple(t.image, t.y.cells[0] / band, t.x.cells[0]);
-    };
-    std::iota(order.begin(), order.end(), int64_t(0));
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return key(a) < key(b); });
+    return taps;
+  }
+
+  static std::vector<RoiCells> cells_of(const std::vector<RoiTaps<A>>& taps) {
+    std::vector<RoiCells> cells(taps.size());
+    for (size_t r = 0; r < taps.size(); ++r)
+      if (!taps[r].empty())
+        cells[r] = {taps[r].image, taps[r].y.cells.front(), taps[r].y.cells.back() + 1, taps[r].x.cells.front(),
+                    taps[r].x.cells.back() + 1};
+    return cells;
   }
 };
 
@@ -97,6 +100,7 @@ template <class T>
 void roi_align_cpu(const T* input, MapStrides input_strides, const Acc<T>* rois, T* output, MapStrides output_strides,
                    const RoiAlign& args) {
   const Plan<Acc<T>> plan(rois, args);
+  prefer_huge_pages(output, sizeof(T) * args.rois * args.channels * args.pooled_height * args.pooled_width);
   SIMD_CALL(forward, input, input_strides, plan, output, output_strides, args);
 }
 
@@ -104,6 +108,7 @@ template <class T>
 void roi_align_backward_cpu(const T* grad_output, MapStrides output_strides, const Acc<T>* rois, T* grad_input,
                             MapStrides input_strides, const RoiAlign& args) {
   const Plan<Acc<T>> plan(rois, args);
+  prefer_huge_pages(grad_input, sizeof(T) * args.images * args.channels * args.height * args.width);
   SIMD_CALL(backward, grad_output, output_strides, plan, grad_input, input_strides, args);
 }
 

@@ -110,7 +110,7 @@ struct Extent {
   Extent(const Plan<A>& plan, int64_t begin, int64_t end) {
     int64_t low = INT64_MAX, high = -1;
     for (int64_t i = begin; i < end; ++i) {
-      const RoiTaps<A>& taps = plan.taps[plan.order[i]];
+      const RoiTaps<A>& taps = plan.taps[plan.order.order[i]];
       if (taps.empty()) continue;
       low = std::min<int64_t>(low, taps.y.cells.front());
       high = std::max<int64_t>(high, taps.y.cells.back());
@@ -143,7 +143,7 @@ void forward_channels_last(const T* input, MapStrides input_strides, const Plan<
     std::vector<int64_t> cells;
     std::vector<A> weights;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t r = plan.order[i];
+      const int64_t r = plan.order.order[i];
       const RoiTaps<A>& taps = plan.taps[r];
       const T* map = input + taps.image * input_strides.image;
       T* bin = output + r * output_strides.image;
@@ -187,7 +187,7 @@ void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* o
     for (; task < last; ++task) {
       const int64_t n = task / (blocks * splits), first_channel = task / splits % blocks * block;
       const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
-      const int64_t first = plan.image_first[n], count = plan.image_first[n + 1] - first;
+      const int64_t first = plan.order.image_first[n], count = plan.order.image_first[n + 1] - first;
       const int64_t begin = first + count * (task % splits) / splits;
       const int64_t end = first + count * (task % splits + 1) / splits;
       const Extent<A> extent(plan, begin, end);
@@ -200,7 +200,7 @@ void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* o
           gather_lines(map + (extent.first_row + y) * input_strides.row, input_strides.channel, input_strides.column,
                        channels, args.width, lines + y * args.width * block);
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t r = plan.order[i];
+        const int64_t r = plan.order.order[i];
         const RoiTaps<A>& taps = plan.taps[r];
         A* result = pooled.get(bins);
         if (taps.empty()) {
@@ -228,11 +228,11 @@ void backward(const T* grad_output, MapStrides output_strides, const Plan<A>& pl
     for (; task < last; ++task) {
       const int64_t n = task / blocks, first_channel = task % blocks * block;
       const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
-      const Extent<A> extent(plan, plan.image_first[n], plan.image_first[n + 1]);
+      const Extent<A> extent(plan, plan.order.image_first[n], plan.order.image_first[n + 1]);
       A* lines = plane.get(int64_t(args.height) * args.width);
       __builtin_memset(lines, 0, static_cast<size_t>(int64_t(args.height) * args.width) * 64);
-      for (int64_t i = plan.image_first[n]; i < plan.image_first[n + 1]; ++i) {
-        const int64_t r = plan.order[i];
+      for (int64_t i = plan.order.image_first[n]; i < plan.order.image_first[n + 1]; ++i) {
+        const int64_t r = plan.order.order[i];
         const RoiTaps<A>& taps = plan.taps[r];
         if (taps.empty()) continue;
         A* grad = pooled.get(bins);
