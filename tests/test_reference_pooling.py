@@ -241,3 +241,12 @@ def test_multiscale_roi_align_takes_each_box_from_its_level() -> None:
     features = {"0": random(2, 3, 16, 16)}
     pooled = ref.MultiScaleRoIAlign(["0"], (2, 3), -1)(features, boxes, image_shapes)
     torch.testing.assert_close(pooled, ref.roi_align(features["0"], boxes, (2, 3), 1 / 16))
+
+
+def test_roi_pool_never_picks_a_nan():
+    nan, inf = float("nan"), float("inf")
+    input = torch.tensor([[[[nan, 3.0, nan, nan], [-inf, 4.0, -inf, nan]]]], requires_grad=True)
+    output = ref.roi_pool(input, torch.tensor([[0.0, 0, 0, 3, 1]]), (1, 2))
+    assert output.flatten().tolist() == [4.0, torch.finfo(torch.float32).min]
+    (gradient,) = torch.autograd.grad(output.sum(), input)
+    assert gradient.flatten().tolist() == [0, 0, 0, 0, 0, 1, 0, 0]

@@ -24,8 +24,9 @@ def roi_pool(
     Corners are scaled and rounded to cells, halves away from zero, both ends included, so a side has at least
     one cell: side = max(end - start + 1, 1). Bin p takes the cells from floor(p * side / P) up to, not
     including, ceil((p + 1) * side / P) after start: neighbours overlap where the bin size is no whole number.
-    A bin without cells inside the map gives 0. The gradient goes to the first maximum in row-major order; a
-    NaN counts as maximum.
+    A bin without cells inside the map gives 0. The gradient goes to the first maximum in row-major order. A
+    NaN is never the maximum; cells of nothing but NaN or -inf give the dtype's lowest finite number and no
+    gradient.
 
     A RoI with a non-finite index or scaled coordinate gives zeros and no gradient; a finite index outside the
     batch raises RuntimeError. Rounded coordinates are clamped to +-2^30, so no box overflows. Geometry is
@@ -42,23 +43,25 @@ def roi_pool(
     bins_y = _bin_ranges(y1, y2, pooled_h, height, rois.dtype).tolist()
     bins_x = _bin_ranges(x1, x2, pooled_w, width, rois.dtype).tolist()
 
-    # The position of every maximum first, so that one differentiable look-up gives value and gradient.
-    argmax = torch.full(
-        (len(rois), channels, pooled_h, pooled_w), -1, device=input.device
-    )  # in the [H * W] plane
+    # The position of every maximum first, in the [H * W] plane, so that one differentiable look-up gives value and
+    # gradient.
+    argmax = torch.full((len(rois), channels, pooled_h, pooled_w), -1, device=input.device)
+    output = torch.zeros(argmax.shape, dtype=input.dtype, device=input.device)
+    lowest = torch.finfo(input.dtype).min
     for r in finite.nonzero().flatten().tolist():
         plane = input[int(index[r])].detach()
         for p, (top, bottom) in enumerate(bins_y[r]):
             for q, (left, right) in enumerate(bins_x[r]):
                 if top < bottom and left < right:
-                    best = plane[:, top:bottom, left:right].flatten(1).max(1).indices  # [C]
+                    cells = plane[:, top:bottom, left:right].flatten(1)
+                    value, best = cells.where(cells > lowest, lowest).max(1)  # [C]
                     y, x = best // (right - left), best % (right - left)
-                    argmax[r, :, p, q] = (top + y) * width + left + x
+                    argmax[r, :, p, q] = ((top + y) * width + left + x).where(value > lowest, -1)
+                    output[r, :, p, q] = value
 
     found = argmax >= 0
     plane_start = (index[:, None] * channels + torch.arange(channels, device=input.device)) * (height * width)
     flat = input.contiguous().flatten()
-    output = torch.zeros(argmax.shape, dtype=input.dtype, device=input.device)
     return output.index_put((found,), flat[(plane_start[..., None, None] + argmax)[found]])
 
 
