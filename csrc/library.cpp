@@ -33,7 +33,8 @@ STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
       "-> (Tensor, Tensor)");
   m.def(
       "roi_pool_backward(Tensor grad_output, Tensor argmax, Tensor rois, float spatial_scale, SymInt pooled_height, "
-      "SymInt pooled_width, SymInt images, SymInt channels, SymInt height, SymInt width, bool channels_last) -> Tensor");
+      "SymInt pooled_width, SymInt images, SymInt channels, SymInt height, SymInt width, bool channels_last) -> "
+      "Tensor");
   m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor");
   m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("generalized_box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
