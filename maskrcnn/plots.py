@@ -102,8 +102,9 @@ def _plot_losses(axis: Any, training: list[dict[str, Any]]) -> None:
             axis.plot(steps, values, color=colour, alpha=0.15, linewidth=0.8)
         axis.plot(steps, _smooth(values, width), color=colour, linewidth=1.6, label=name)
     axis.set_yscale("log")
+    axis.set_ylim(top=4 * np.nanmax(curves["total"]))  # room for the legend
     axis.set_title("losses" + (f" (running mean of {width})" if width > 1 else ""))
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, frameon=False, loc="upper right", ncols=3)
 
 
 def _plot_precision(axis: Any, evaluations: list[dict[str, Any]]) -> None:
