@@ -31,7 +31,6 @@ elseif(MASKRCNN_OPS_CUDA STREQUAL "ON")
     "nvidia-cuda-crt==13.0.88. To build for the CPU only, set MASKRCNN_OPS_CUDA=0.")
 endif()
 
-# No fused multiply-add behind our backs: where an operator decides (NMS), CPU and GPU must round alike.
 set(cuda_options -Xptxas=-warn-spills --expt-relaxed-constexpr)
 if(MASKRCNN_OPS_WERROR)
   list(APPEND cuda_options -Werror=all-warnings -Xptxas=-Werror)
