@@ -2,7 +2,7 @@
 
 // Where the CPU kernel keeps the boxes it has kept, so that a candidate meets only those near it. Boxes are sorted into
 // levels by their longer side (powers of two), and on each level into the cells of a grid by their corner (x1, y1). A
-// cell's places lie side by side and are reserved for all its candidates beforehand: memory is linear in the boxes.
+// cell's packs lie side by side and are reserved for all its candidates beforehand: memory is linear in the boxes.
 //
 // What a candidate need not meet follows from the threshold t. With an IoU above t, the overlap of two boxes is along
 // each axis more than t times the longer side, and the smaller area more than t times the larger. So corners are close,
@@ -35,30 +35,32 @@ bool takes_part(const Box<C>& box, C area, const NmsRule<C>& rule) {
   return rule.bound < C(1) && side(span_x(box)) > C(0) && side(span_y(box)) > C(0) && area - area == C(0);
 }
 
-// The kept boxes, one array a coordinate, with room for one more pack at the end. A free place suppresses nothing.
+// Kept boxes of one cell, as many as one SIMD register holds of each number. A free place suppresses nothing.
 template <class C>
-struct KeptBoxes {
-  static constexpr int64_t pack = 32 / sizeof(C);
+struct alignas(32) Pack {
+  static constexpr int size = 32 / sizeof(C);
+  C x1[size], y1[size], x2[size], y2[size], share[size];
 
-  explicit KeptBoxes(int64_t count) : memory(6 * (count + pack)) {
-    C** columns[] = {&x1, &y1, &x2, &y2, &area, &share};
-    for (int c = 0; c < 6; ++c) *columns[c] = memory.data() + c * (count + pack);
+  void clear() {
     const C infinity = std::numeric_limits<C>::infinity();
-    for (C* column : {x1, y1, share}) std::fill(column, column + count + pack, infinity);
-    for (C* column : {x2, y2}) std::fill(column, column + count + pack, -infinity);
+    for (C* column : {x1, y1, share}) std::fill(column, column + size, infinity);
+    for (C* column : {x2, y2}) std::fill(column, column + size, -infinity);
   }
 
-  void put(int64_t place, const Candidate<C>& box) {
+  void put(int place, const Candidate<C>& box) {
     x1[place] = box.box.x1;
     y1[place] = box.box.y1;
     x2[place] = box.box.x2;
     y2[place] = box.box.y2;
-    area[place] = box.area;
     share[place] = box.share;
   }
+};
 
-  Array<C> memory;
-  C *x1, *y1, *x2, *y2, *area, *share;
+template <class C>
+struct PackRange {
+  const Pack<C>*first, *last;
+  const Pack<C>* begin() const { return first; }
+  const Pack<C>* end() const { return last; }
 };
 
 // One direction of a level's cells. cell_of never falls as the coordinate grows, whatever is rounded: halved, so that
@@ -90,8 +92,8 @@ struct Level {
   int64_t first_cell = 0;  // cell (row, column) is cells[first_cell + row * x.cells + column]
 };
 
-// The places of one cell that are taken.
-struct Run {
+// One cell: its first pack, and how many of its places are taken.
+struct Cell {
   uint32_t first, count;
 };
 
@@ -99,9 +101,9 @@ template <class C>
 class Grid {
  public:
   // Few boxes, or thresholds that let distant boxes suppress each other, get one cell: all are compared.
-  Grid(const Candidate<C>* candidates, int64_t count, const NmsRule<C>& rule) : kept_(count) {
-    std::fill(level_of_, level_of_ + exponents, int16_t(-1));
+  Grid(const Candidate<C>* candidates, int64_t count, const NmsRule<C>& rule) {
     divided_ = count > most_undivided && rule.bound >= C(0);
+    std::fill(level_of_, level_of_ + (divided_ ? exponents : 1), int16_t(-1));
     const bool tiny = std::any_of(candidates, candidates + count, [&](auto& c) { return c.area < rule.smallest; });
     // Closeness is judged by rounded numbers, so by a threshold safely below the true one, or not at all.
     nearness_ = tiny || rule.bound < C(0.01) ? C(0) : C(0.999) * rule.bound;
@@ -112,21 +114,29 @@ class Grid {
       if (divided_) divide(level);
       cells += static_cast<int64_t>(level.x.cells) * level.y.cells;
     }
-    runs_.assign(cells, {0, 0});
-    for (int64_t i = 0; i < count; ++i) ++runs_[cell_of(candidates[i])].first;
-    uint32_t place = 0;
-    for (Run& run : runs_) place += std::exchange(run.first, place);
+    cells_.assign(cells, {0, 0});
+    for (int64_t i = 0; i < count; ++i) ++cells_[cell_of(candidates[i])].count;
+    uint32_t packs = 0;
+    for (Cell& cell : cells_) {
+      cell.first = packs;
+      packs += (std::exchange(cell.count, 0) + Pack<C>::size - 1) / Pack<C>::size;
+    }
+    packs_ = Array<Pack<C>>(packs);
   }
 
-  const KeptBoxes<C>& kept() const { return kept_; }
   const std::vector<Level<C>>& levels() const { return levels_; }
-  Run run(const Level<C>& level, int32_t row, int32_t column) const {
-    return runs_[level.first_cell + static_cast<int64_t>(row) * level.x.cells + column];
+  PackRange<C> taken(const Level<C>& level, int32_t row, int32_t column) const {
+    const Cell& cell = cells_[level.first_cell + static_cast<int64_t>(row) * level.x.cells + column];
+    const Pack<C>* first = packs_.data() + cell.first;
+    return {first, first + (cell.count + Pack<C>::size - 1) / Pack<C>::size};
   }
 
   void add(const Candidate<C>& box) {
-    Run& run = runs_[cell_of(box)];
-    kept_.put(static_cast<int64_t>(run.first) + run.count++, box);
+    Cell& cell = cells_[cell_of(box)];
+    const uint32_t place = cell.count++;
+    Pack<C>& pack = packs_[cell.first + place / Pack<C>::size];
+    if (place % Pack<C>::size == 0) pack.clear();
+    pack.put(place % Pack<C>::size, box);
     ++levels_[level_index(box.box)].kept;
   }
 
@@ -197,9 +207,9 @@ class Grid {
     double columns = wanted(level.x, level.longest_x), rows = wanted(level.y, level.longest_y);
     if (columns * rows > most) {
       const double excess = std::sqrt(columns * rows / most);
-      columns = std::max(1.0, std::max(columns / excess, most / std::max(rows, most)));
+      columns = std::max(1.0, columns / excess);
       rows = std::max(1.0, std::min(rows, most / columns));
-      columns = std::max(1.0, std::min(columns, most / rows));
+      columns = std::min(columns, most / rows);
     }
     cut(level.x, static_cast<int32_t>(columns));
     cut(level.y, static_cast<int32_t>(rows));
@@ -228,12 +238,12 @@ class Grid {
     return {axis.cell_of(span.low - before - rounding), axis.cell_of(span.low + after + rounding)};
   }
 
-  static constexpr C cell_size = C(1);
-  static constexpr double cells_a_box = 0.5;
+  static constexpr C cell_size = C(1.5);
+  static constexpr double cells_a_box = 0.125;
 
-  KeptBoxes<C> kept_;
   std::vector<Level<C>> levels_;
-  std::vector<Run> runs_;
+  std::vector<Cell> cells_;
+  Array<Pack<C>> packs_{0};
   int16_t level_of_[exponents];
   C nearness_;
   bool divided_;

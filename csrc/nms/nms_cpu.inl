@@ -6,28 +6,21 @@ namespace SIMD_LEVEL {
 // `flatten` inlines the formulas of nms.h, without which the loop over kept boxes would not vectorise.
 #define FLATTEN __attribute__((flatten)) inline
 
-// Whether one of the kept boxes in a cell suppresses the candidate. Whole packs are compared: what lies behind the
-// cell's own is a kept box as well, or a place still free, which suppresses nothing.
+// Whether one of the pack's boxes suppresses the candidate.
 template <class C>
-FLATTEN bool is_suppressed(const KeptBoxes<C>& kept, Run run, const Candidate<C>& candidate, const NmsRule<C>& rule) {
-  constexpr int64_t pack = KeptBoxes<C>::pack;
+FLATTEN bool is_suppressed(const Pack<C>& pack, const Candidate<C>& candidate, const NmsRule<C>& rule) {
   using Flag = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
   const Box<C> box = candidate.box;
   const C share = candidate.share;
-  const int64_t end = static_cast<int64_t>(run.first) + run.count;
-  for (int64_t start = run.first; start < end; start += pack) {
-    const C *x1 = kept.x1 + start, *y1 = kept.y1 + start, *x2 = kept.x2 + start, *y2 = kept.y2 + start;
-    const C* shares = kept.share + start;
-    Flag any = 0;
-    for (int64_t k = 0; k < pack; ++k)
-      any |= may_suppress(Box<C>{x1[k], y1[k], x2[k], y2[k]}, shares[k], box, share) ? Flag(1) : Flag(0);
-    if (any == 0) continue;
-    for (int64_t k = 0; k < pack; ++k) {
-      const Box<C> other{x1[k], y1[k], x2[k], y2[k]};
-      if (may_suppress(other, shares[k], box, share) &&
-          suppresses(other, kept.area[start + k], box, candidate.area, rule))
-        return true;
-    }
+  Flag any = 0;
+  for (int k = 0; k < Pack<C>::size; ++k)
+    any |= may_suppress(Box<C>{pack.x1[k], pack.y1[k], pack.x2[k], pack.y2[k]}, pack.share[k], box, share) ? Flag(1)
+                                                                                                           : Flag(0);
+  if (any == 0) return false;
+  for (int k = 0; k < Pack<C>::size; ++k) {
+    const Box<C> other{pack.x1[k], pack.y1[k], pack.x2[k], pack.y2[k]};
+    if (may_suppress(other, pack.share[k], box, share) && suppresses(other, area_of(other), box, candidate.area, rule))
+      return true;
   }
   return false;
 }
@@ -40,7 +33,8 @@ FLATTEN bool is_suppressed(const Grid<C>& grid, const Candidate<C>& candidate, c
     const CellSpan columns = grid.columns_near(level, candidate), rows = grid.rows_near(level, candidate);
     for (int32_t row = rows.first; row <= rows.last; ++row)
       for (int32_t column = columns.first; column <= columns.last; ++column)
-        if (is_suppressed(grid.kept(), grid.run(level, row, column), candidate, rule)) return true;
+        for (const Pack<C>& pack : grid.taken(level, row, column))
+          if (is_suppressed(pack, candidate, rule)) return true;
   }
   return false;
 }
@@ -48,9 +42,11 @@ FLATTEN bool is_suppressed(const Grid<C>& grid, const Candidate<C>& candidate, c
 // Sets keep[i] for the boxes i = order[0], order[1], ..., which come by descending score.
 template <class C>
 void suppress(const C* boxes, const uint32_t* order, int64_t count, const NmsRule<C>& rule, uint8_t* keep) {
+  constexpr int64_t ahead = 16;  // boxes to load while this one is measured: they lie anywhere
   Array<Candidate<C>> candidates(count);
   int64_t taking_part = 0;
   for (int64_t p = 0; p < count; ++p) {
+    if (p + ahead < count) __builtin_prefetch(boxes + 4 * static_cast<int64_t>(order[p + ahead]));
     const Box<C> box = load_box(boxes + 4 * static_cast<int64_t>(order[p]));
     const C area = area_of(box);
     candidates[taking_part] = {box, area, share_of(area, rule), order[p]};
