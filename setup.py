@@ -64,9 +64,10 @@ class CMakeBuild(build_ext):
                 "maskrcnn-ops needs PyTorch to build against and found none. "
                 "Install it first: pip install 'torch>=2.11', then pip install --no-build-isolation ."
             )
-        # An editable install keeps the libraries beside the sources; a wheel collects them from build_lib.
+        # An editable install keeps the libraries beside the sources, and its CMake folder from build to build; a wheel
+        # collects them from build_lib.
         package = ROOT if self.inplace else Path(self.build_lib).resolve()
-        build = Path(self.build_temp).resolve() / "cmake"
+        build = (ROOT / "build" if self.inplace else Path(self.build_temp).resolve()) / "cmake"
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             *("cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
