@@ -19,7 +19,7 @@ def report() -> tuple[dict[str, str], bool]:
         facts["helper module"] = f"not loaded: {error}"
     else:
         facts["built against"] = f"torch {_host.built_torch}"
-        cuda = f"CUDA {_host.cuda_version} for {_host.cuda_architectures.replace(';', ' ')}"
+        cuda = f"CUDA {_host.cuda_version} for {_host.cuda_architectures}"
         facts["kernels"] = f"CPU and {cuda}" if _host.cuda_version else "CPU only"
         facts["SIMD level"] = _host.simd_level
     try:
