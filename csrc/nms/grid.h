@@ -59,8 +59,6 @@ struct alignas(32) Pack {
 template <class C>
 struct PackRange {
   const Pack<C>*first, *last;
-  const Pack<C>* begin() const { return first; }
-  const Pack<C>* end() const { return last; }
 };
 
 // One direction of a level's cells. cell_of never falls as the coordinate grows, whatever is rounded: halved, so that
@@ -155,7 +153,7 @@ class Grid {
   }
 
  private:
-  static constexpr int64_t most_undivided = 256;
+  static constexpr int64_t most_undivided = 512;
   static constexpr int exponents = sizeof(C) == 8 ? 2048 : 256;
 
   int level_index(const Box<C>& box) const {
