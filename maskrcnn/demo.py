@@ -29,7 +29,7 @@ from maskrcnn.visualization import contact_sheet, draw_instances, to_picture
 SIZE = 128  # side of the pictures, in pixels
 MAX_OBJECTS = 5
 BATCH = 8
-STEPS = 800
+STEPS = 500
 # Small pictures with few objects need few candidates; this halves the time of an evaluation.
 FEW_OBJECTS = {
     "rpn_pre_nms_top_n_train": 300,

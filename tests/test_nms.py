@@ -310,20 +310,6 @@ def test_exports(device):
     assert torch.equal(exported.module()(*inputs), Model()(*inputs))
 
 
-def test_time_grows_with_the_boxes_and_not_with_their_pairs(device):
-    # The best of several runs, interleaved. Comparing all pairs would cost 100 times as much, not at most 20.
-    inputs = [
-        (spread_boxes(n).to(device), torch.rand(n, generator=generator(n)).to(device)) for n in (8000, 80000)
-    ]
-    best = [INF, INF]
-    for _ in range(5):
-        for k, (boxes, scores) in enumerate(inputs):
-            start = time.process_time() if device == "cpu" else time.perf_counter()
-            ops.nms(boxes, scores, 0.5)
-            best[k] = min(best[k], (time.process_time() if device == "cpu" else time.perf_counter()) - start)
-    assert best[1] <= 20 * max(best[0], 2e-4)
-
-
 BOXES, SCORES, IDXS = torch.zeros(4, 4), torch.zeros(4), torch.zeros(4, dtype=torch.int64)
 FLOATING = "of dtype float16, bfloat16, float32 or float64"
 ERRORS = [

@@ -21,7 +21,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Add the subcommand."""
     parser = add_parser(subparsers, "demo", "from nothing to a trained model and pictures", DESCRIPTION, run)
     parser.add_argument("--output", metavar="DIR", default="demo", help="folder of the files written")
-    parser.add_argument("--steps", metavar="N", type=int, default=800, help="training steps")
+    parser.add_argument("--steps", metavar="N", type=int, default=500, help="training steps")
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="seed of the shapes and of the training"
     )
