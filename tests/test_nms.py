@@ -1,6 +1,5 @@
 """NMS against the reference, index by index, on every device and dtype; groups; hostile input; errors."""
 
-import time
 
 import pytest
 import torch
