@@ -1,6 +1,5 @@
 """NMS against the reference, index by index, on every device and dtype; groups; hostile input; errors."""
 
-
 import pytest
 import torch
 from cases import DTYPES, HUGE_BOXES, INF, NAN, NON_FINITE_BOXES, SPECIAL_BOXES, random_boxes
