@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from maskrcnn.config import TrainingConfig
 from maskrcnn.data import Category
-from maskrcnn.models.builders import build_model
+from maskrcnn.models.builders import build_model, norm_of_backbone
 from maskrcnn.models.weights import upgrade_keys
 
 WEIGHTS, TRAINING, CONFIG = "model.safetensors", "training.pt", "config.json"
@@ -260,10 +260,8 @@ def _without_files(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     if not started_from:
         return kept
     kept.pop("trainable_backbone_layers", None)  # has no effect on, and no place in, a model without weights
-    kept["norm"] = kept.get("norm") or "frozen"
-    if kept.get("norm_eps") is None:
-        kept["norm_eps"] = 0.0 if kept["norm"] == "frozen" and "weights" in started_from else 1e-5
-    return kept
+    norm = norm_of_backbone(kept.get("norm"), kept.get("norm_eps"), *(name in started_from for name in files))
+    return kept | dict(zip(("norm", "norm_eps"), norm, strict=True))
 
 
 def _survives_json(value: Any) -> bool:

@@ -75,6 +75,8 @@ class TrainingConfig:
 
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip: for pictures without an up, from a microscope or the air."""
     aspect_ratio_grouping: bool = True
     """Batch landscape and portrait images apart, to save padding."""
     replacement: bool = False
@@ -114,7 +116,8 @@ class TrainingConfig:
             self._number(field, "in [0, 1)", lambda x: 0 <= x < 1)
         for field in ("gamma", "warmup_factor"):
             self._number(field, "in (0, 1]", lambda x: 0 < x <= 1)
-        self._number("flip", "in [0, 1]", lambda x: 0 <= x <= 1)
+        for field in ("flip", "vertical_flip"):
+            self._number(field, "in [0, 1]", lambda x: 0 <= x <= 1)
         if self.clip_grad_norm is not None:
             self._number("clip_grad_norm", "above 0, or None", lambda x: x > 0)
         self._betas()

@@ -128,6 +128,7 @@ def _batches(loader: Loader | None, dataset: Any, config: TrainingConfig, start:
         seed=config.seed,
         start_step=start,
         flip=config.flip,
+        vertical_flip=config.vertical_flip,
         aspect_ratio_grouping=config.aspect_ratio_grouping,
         num_workers=config.num_workers,
         rank=distributed.rank(),

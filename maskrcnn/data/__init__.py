@@ -5,7 +5,7 @@ from .dataset import Category, DataError, DetectionDataset, Target
 from .images import read_image
 from .loader import evaluation_loader, training_loader
 from .shapes import ShapesDataset
-from .transforms import flip_horizontal
+from .transforms import flip_horizontal, flip_vertical
 
 __all__ = [
     "Category",
@@ -16,6 +16,7 @@ __all__ = [
     "Target",
     "evaluation_loader",
     "flip_horizontal",
+    "flip_vertical",
     "read_image",
     "training_loader",
 ]

@@ -93,6 +93,7 @@ def training_loader(
     seed: int = 0,
     start_step: int = 0,
     flip: float = 0.5,
+    vertical_flip: float = 0.0,
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
     rank: int = 0,
@@ -112,6 +113,7 @@ def training_loader(
         seed: integer from 0; decides the order and the augmentation.
         start_step: the first step to load.
         flip: probability of mirroring an image left to right.
+        vertical_flip: probability of mirroring it top to bottom.
         aspect_ratio_grouping: batches hold only landscape (and square) images or only portrait ones, which
             saves padding. The two kinds take turns in proportion to their numbers.
         num_workers: forked processes that prepare batches, each on one thread; 0 prepares them in this
@@ -137,14 +139,17 @@ def training_loader(
         )
     if not 0 <= rank < world_size:
         raise ValueError(f"training_loader: expected rank from 0 to {world_size - 1}, got {rank}")
-    if not 0 <= flip <= 1:
-        raise ValueError(f"training_loader: expected flip to be a probability from 0 to 1, got {flip}")
+    for name, flip_probability in (("flip", flip), ("vertical_flip", vertical_flip)):
+        if not 0 <= flip_probability <= 1:
+            raise ValueError(
+                f"training_loader: expected {name} to be a probability from 0 to 1, got {flip_probability}"
+            )
     groups = _groups(dataset, aspect_ratio_grouping, keep_empty)
     order = BatchOrder(groups, batch_size, seed, replacement)
     share = batch_size // world_size
     positions = range(rank * share, (rank + 1) * share)
     return _loader(
-        _TrainingSamples(dataset, seed, flip),
+        _TrainingSamples(dataset, seed, flip, vertical_flip),
         _TrainingSteps(order, start_step, steps, positions),
         num_workers,
     )
@@ -198,10 +203,10 @@ class _TrainingSteps:
 
 
 class _TrainingSamples(TorchDataset[Any]):
-    def __init__(self, dataset: DetectionDataset, seed: int, flip: float) -> None:
+    def __init__(self, dataset: DetectionDataset, seed: int, *flips: float) -> None:
         self._dataset = dataset
         self._seed = seed
-        self._flip = flip
+        self._flips = flips  # probabilities: left to right, top to bottom
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Target] | Exception:
         step, position, index = key
@@ -209,7 +214,7 @@ class _TrainingSamples(TorchDataset[Any]):
             image, target = self._dataset[index]
         except (DataError, OSError) as error:
             return error
-        return random_flip(image, target, self._flip, seed=self._seed, step=step, position=position)
+        return random_flip(image, target, *self._flips, seed=self._seed, step=step, position=position)
 
 
 class _EvaluationSamples(TorchDataset[Any]):

@@ -27,21 +27,39 @@ def flip_horizontal(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     Boxes are pixel edges, so x becomes W - x. The arguments are left as they are; entries other than
     ``boxes`` and ``masks`` are passed on.
     """
-    width = image.shape[-1]
+    return _mirror(image, target, -1)
+
+
+def flip_vertical(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """Mirror an image [3, H, W] and its target top to bottom; otherwise as :func:`flip_horizontal`."""
+    return _mirror(image, target, -2)
+
+
+def _mirror(image: Tensor, target: Target, dim: int) -> tuple[Tensor, Target]:
+    side, edges = image.shape[dim], [0, 2] if dim == -1 else [1, 3]
     flipped = dict(target)
     boxes = target["boxes"].clone()
-    boxes[:, [0, 2]] = width - target["boxes"][:, [2, 0]]
+    boxes[:, edges] = side - target["boxes"][:, edges[::-1]]
     flipped["boxes"] = boxes
     if "masks" in target:
-        flipped["masks"] = target["masks"].flip(-1)
-    return image.flip(-1), flipped
+        flipped["masks"] = target["masks"].flip(dim)
+    return image.flip(dim), flipped
 
 
 def random_flip(
-    image: Tensor, target: Target, probability: float, *, seed: int, step: int, position: int
+    image: Tensor,
+    target: Target,
+    horizontal: float,
+    vertical: float = 0.0,
+    *,
+    seed: int,
+    step: int,
+    position: int,
 ) -> tuple[Tensor, Target]:
-    """Mirror with the given probability; the decision is a function of (seed, step, position in the
+    """Mirror with the given probabilities; the decisions are functions of (seed, step, position in the
     batch)."""
-    if random_generator(seed, FLIP, step, position).random() < probability:
-        return flip_horizontal(image, target)
+    generator = random_generator(seed, FLIP, step, position)
+    for probability, flip in ((horizontal, flip_horizontal), (vertical, flip_vertical)):
+        if generator.random() < probability:
+            image, target = flip(image, target)
     return image, target

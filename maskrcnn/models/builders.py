@@ -222,11 +222,7 @@ def _build(
     if state_dict is not None:
         _check_classes(state_dict, num_classes)
     trained = weights is not None or weights_backbone is not None
-    if norm is None:
-        norm = "frozen" if trained else "batch"
-    if norm_eps is None:
-        # torchvision's published detectors were trained with an epsilon of zero in their frozen norms.
-        norm_eps = 0.0 if norm == "frozen" and weights is not None else 1e-5
+    norm, norm_eps = norm_of_backbone(norm, norm_eps, weights is not None, weights_backbone is not None)
     backbone = resnet_fpn_backbone(depth, norm=norm, eps=norm_eps)
     if weights_backbone is not None and weights is None:
         backbone.body.load_state_dict(without_classifier(read_weights(weights_backbone, "weights_backbone")))
@@ -235,6 +231,17 @@ def _build(
     if state_dict is not None:
         model.load_state_dict(state_dict)
     return model
+
+
+def norm_of_backbone(
+    norm: str | None, norm_eps: float | None, weights: bool, weights_backbone: bool
+) -> tuple[str, float]:
+    """The ResNet's norm and its epsilon where None leaves them to the weights that a builder starts from."""
+    norm = norm or ("frozen" if weights or weights_backbone else "batch")
+    if norm_eps is None:
+        # torchvision's published detectors were trained with an epsilon of zero in their frozen norms.
+        norm_eps = 0.0 if norm == "frozen" and weights else 1e-5
+    return norm, norm_eps
 
 
 def _with_anchors(options: dict[str, Any]) -> dict[str, Any]:

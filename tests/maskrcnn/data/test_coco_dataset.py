@@ -402,17 +402,17 @@ def test_real_category_ids_have_gaps(real_data):
 
 
 LOAD_AND_MEASURE = """
-import resource, sys, time
+import resource, sys
 from maskrcnn.data import CocoDataset
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before, start = peak(), time.process_time()
+before = peak()
 dataset = CocoDataset(".", sys.argv[1])
-print(time.process_time() - start, (peak() - before) * 1024, len(dataset), sum(dataset.has_objects))
+print((peak() - before) * 1024, len(dataset), sum(dataset.has_objects))
 """
 
 
-def test_twentieth_of_the_largest_file_in_a_twentieth_of_its_limits(tmp_path):
-    """118,000 images and 860,000 annotations may take 60 s and 4 GB: here a twentieth of them."""
+def test_twentieth_of_the_largest_file_in_a_twentieth_of_its_memory(tmp_path):
+    """118,000 images and 860,000 annotations may take 4 GB: here a twentieth of them."""
     images, annotations = 5_900, 43_000
     polygons = np.random.default_rng(0).uniform(0, 480, (100, 60)).round(2).tolist()
     texts = [json.dumps([polygon]) for polygon in polygons]
@@ -434,7 +434,6 @@ def test_twentieth_of_the_largest_file_in_a_twentieth_of_its_limits(tmp_path):
     command = [sys.executable, "-c", LOAD_AND_MEASURE, str(tmp_path / "big.json")]
     root = Path(__file__).resolve().parents[3]
     output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root).stdout
-    seconds, peak, length, with_objects = map(float, output.split())
+    peak, length, with_objects = map(float, output.split())
     assert (length, with_objects) == (images, annotations // 8)
-    assert seconds < 60 / 20 * 2  # twice: on a busy machine a processor's second does less
     assert peak < 4e9 / 20

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskrcnn.data import flip_horizontal
+from maskrcnn.data import flip_horizontal, flip_vertical
 from maskrcnn.data.shapes import _mask_boxes
 from maskrcnn.data.transforms import random_flip, random_generator
 
@@ -29,21 +29,23 @@ def samples(draw):
     return torch.from_numpy(image), target
 
 
-@given(samples())
-def test_flip_twice_is_nothing(sample):
+@pytest.mark.parametrize("flip", [flip_horizontal, flip_vertical])
+@given(sample=samples())
+def test_flip_twice_is_nothing(flip, sample):
     image, target = sample
-    again_image, again = flip_horizontal(*flip_horizontal(image, target))
+    again_image, again = flip(*flip(image, target))
     assert torch.equal(again_image, image)
     assert torch.equal(again["boxes"], target["boxes"])
     assert torch.equal(again["masks"], target["masks"])
 
 
-@given(samples())
-def test_flipped_boxes_are_those_of_flipped_masks(sample):
+@pytest.mark.parametrize(("flip", "axis"), [(flip_horizontal, 2), (flip_vertical, 1)])
+@given(sample=samples())
+def test_flipped_boxes_are_those_of_flipped_masks(flip, axis, sample):
     image, target = sample
     before = target["boxes"].clone()
-    flipped_image, flipped = flip_horizontal(image, target)
-    assert torch.equal(flipped_image, torch.from_numpy(image.numpy()[:, :, ::-1].copy()))
+    flipped_image, flipped = flip(image, target)
+    assert torch.equal(flipped_image, torch.from_numpy(np.flip(image.numpy(), axis).copy()))
     if len(before):
         assert np.array_equal(flipped["boxes"].numpy(), _mask_boxes(flipped["masks"].numpy()))
     assert flipped["labels"] is target["labels"]
@@ -56,6 +58,18 @@ def test_flip_by_hand():
     _, flipped = flip_horizontal(torch.zeros(3, 8, 10), target)
     assert flipped["boxes"].tolist() == [[5.5, 2.0, 9.0, 6.0]]
     assert "masks" not in flipped
+    _, flipped = flip_vertical(torch.zeros(3, 8, 10), target)
+    assert flipped["boxes"].tolist() == [[1.0, 2.0, 4.5, 6.0]]
+
+
+def test_both_flips_are_decided_apart():
+    image = torch.arange(4).reshape(1, 2, 2)
+    target = {"boxes": torch.zeros(0, 4)}
+    seen = {
+        tuple(random_flip(image, target, 0.5, 0.5, seed=0, step=step, position=0)[0].flatten().tolist())
+        for step in range(40)
+    }
+    assert seen == {(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0)}
 
 
 def test_decision_depends_on_seed_step_and_position_only():
