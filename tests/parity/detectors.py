@@ -1,0 +1,194 @@
+"""What the tests of whole detectors share: torchvision's models, talkative weights, and the comparison."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CLASSES = 12
+MIN_DETECTIONS, MIN_CLASSES = 50, 5
+BOX_TOLERANCE = 1e-3  # pixels
+SCORE_TOLERANCE = 1e-5
+MASK_TOLERANCE = 1e-4  # of a probability; the masks' pixels move with the boxes
+EXPLAINED = 1e-5  # a score gap or an IoU distance this small may flip a decision
+MISMATCH_SHARE = 0.005
+NMS_THRESHOLD, SCORE_THRESHOLD = 0.5, 0.05
+SMALL = {
+    "min_size": 128,
+    "max_size": 192,
+    "rpn_post_nms_top_n_test": 200,
+    "box_detections_per_img": 60,
+    "box_batch_size_per_image": 64,
+}
+
+
+def images() -> list[Tensor]:
+    """Two images of different sizes: noise of two scales, so that regions differ from each other."""
+    generator = torch.Generator().manual_seed(3)
+    result = []
+    for height, width in ((200, 256), (240, 170)):
+        coarse = torch.rand(1, 3, height // 20, width // 20, generator=generator)
+        coarse = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")[0]
+        result.append(0.8 * coarse + 0.2 * torch.rand(3, height, width, generator=generator))
+    return result
+
+
+def targets() -> list[dict[str, Tensor]]:
+    """Twelve boxes with elliptic masks in the first image, none in the second."""
+    generator = torch.Generator().manual_seed(4)
+    corner = torch.rand(12, 2, generator=generator) * torch.tensor([180.0, 130.0])
+    side = torch.rand(12, 2, generator=generator) * 60 + 10
+    boxes = torch.cat([corner, corner + side], dim=1)
+    y, x = torch.arange(200)[:, None] + 0.5, torch.arange(256) + 0.5
+    (cx, cy), (rx, ry) = ((boxes[:, :2] + boxes[:, 2:]) / 2).T[..., None, None], (side / 2).T[..., None, None]
+    masks = (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1).to(torch.uint8)
+    labels = torch.randint(1, CLASSES, (12,), generator=generator)
+    empty = {"boxes": boxes[:0], "labels": labels[:0], "masks": torch.zeros(0, 240, 170, dtype=torch.uint8)}
+    return [{"boxes": boxes, "labels": labels, "masks": masks}, empty]
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module) -> OrderedDict[str, Tensor]:
+    """Make a random model talkative and return its state dict.
+
+    The normalisation takes the images' statistics, the outputs of the last layers are centred and spread,
+    then the class scores are scaled until each image keeps enough detections of enough classes.
+    """
+    batch = model.transform(images())[0]
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    for name, norm in norms.items():
+        norm.momentum = 1.0
+        # Small residuals, as after training: fifty full random layers multiply rounding errors by hundreds.
+        norm.weight.uniform_(0.1, 0.2) if name.endswith("bn3") else norm.weight.uniform_(0.5, 1.0)
+        norm.bias.uniform_(-0.2, 0.2)
+    features = model.train().backbone(batch.tensors)
+    model.eval()
+    head, heads = model.rpn.head, model.roi_heads
+    hidden = [head.conv(level) for level in features.values()]
+    spread(head.bbox_pred, hidden, 0.3)
+    spread(head.cls_logits, hidden, 2.0)
+    proposals = model.rpn(batch, features)[0]
+    hidden = [heads.box_head(heads.box_roi_pool(features, proposals, batch.image_sizes))]
+    spread(heads.box_predictor.bbox_pred, hidden, 0.5)
+    spread(heads.box_predictor.cls_score, hidden, 0.4)
+    for _ in range(6):
+        if all(talkative(result) for result in model(images())):
+            return model.state_dict()
+        heads.box_predictor.cls_score.weight.mul_(1.5)
+        heads.box_predictor.cls_score.bias.mul_(1.5)
+    raise AssertionError("no scale of the class scores gives enough detections")
+
+
+def spread(layer: nn.Module, inputs: list[Tensor], deviation: float) -> None:
+    """Give a layer's outputs zero mean and this deviation, channel by channel, over these inputs."""
+    values = torch.cat([layer(x).movedim(1, -1).flatten(0, -2) for x in inputs])
+    scale = deviation / values.std(0)
+    layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
+    layer.bias.copy_((layer.bias - values.mean(0)) * scale)
+
+
+def talkative(result: dict[str, Tensor]) -> bool:
+    return len(result["labels"]) >= MIN_DETECTIONS and len(result["labels"].unique()) >= MIN_CLASSES
+
+
+def iou(box: Tensor, others: Tensor) -> Tensor:
+    shared = (
+        (torch.minimum(box[2:], others[:, 2:]) - torch.maximum(box[:2], others[:, :2])).clamp(min=0).prod(1)
+    )
+    area = lambda b: (b[..., 2:] - b[..., :2]).prod(-1)  # noqa: E731
+    return shared / (area(box) + area(others) - shared)
+
+
+def explanation(i: int, own: dict[str, Tensor], other: dict[str, Tensor]) -> str:
+    """Why detection ``i`` of ``own`` may be missing in ``other``: the decision it nearly tied, or nothing."""
+    score = float(own["scores"][i])
+    cutoff = float(min(own["scores"].min(), other["scores"].min()))
+    rivals = torch.cat(
+        [iou(own["boxes"][i], r["boxes"][r["labels"] == own["labels"][i]]) for r in (own, other)]
+    )
+    gaps = {
+        "score threshold": abs(score - SCORE_THRESHOLD),
+        "score of the last kept": abs(score - cutoff),
+        "IoU threshold": float((rivals - NMS_THRESHOLD).abs().min()),
+    }
+    name = min(gaps, key=lambda key: gaps[key])
+    return f"{name} {gaps[name]:.1e} away" if gaps[name] < EXPLAINED else ""
+
+
+def assert_same_detections(ours: list[dict[str, Tensor]], theirs: list[dict[str, Tensor]]) -> None:
+    """Match detections as sets: same label, box and score within tolerance; list and explain the rest."""
+    for image, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        assert talkative(a)
+        assert talkative(b)
+        near = (a["boxes"][:, None] - b["boxes"]).abs().amax(-1) <= BOX_TOLERANCE
+        near &= (a["scores"][:, None] - b["scores"]).abs() <= SCORE_TOLERANCE
+        near &= a["labels"][:, None] == b["labels"]
+        pairs, taken = [], torch.zeros(len(b["labels"]), dtype=torch.bool)
+        for i, row in enumerate(near):
+            free = torch.where(row & ~taken)[0]
+            if len(free):
+                pairs.append((i, int(free[0])))
+                taken[free[0]] = True
+        mine = [i for i in range(len(a["labels"])) if i not in dict(pairs)]
+        other = [int(j) for j in torch.where(~taken)[0]]
+        mismatches = [(image, "ours", i, explanation(i, a, b)) for i in mine]
+        mismatches += [(image, "torchvision's", j, explanation(j, b, a)) for j in other]
+        assert all(why for *_, why in mismatches), mismatches
+        assert len(mismatches) <= MISMATCH_SHARE * (len(a["labels"]) + len(b["labels"])), mismatches
+        if "masks" in b:
+            index = torch.tensor(pairs)
+            torch.testing.assert_close(
+                a["masks"][index[:, 0]], b["masks"][index[:, 1]], rtol=0, atol=MASK_TOLERANCE
+            )
+
+
+@torch.no_grad()
+def detect(model: nn.Module) -> list[dict[str, Tensor]]:
+    return model.eval()(images())
+
+
+def frozen_peer(peer: Any, name: str) -> nn.Module:
+    """torchvision's detector as it is made for its published weights, without fetching them."""
+    from torchvision.models import resnet50
+    from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+    from torchvision.ops import FrozenBatchNorm2d
+
+    backbone = _resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3)
+    detector = peer.MaskRCNN if name.startswith("mask") else peer.FasterRCNN
+    model = detector(backbone, num_classes=CLASSES, **SMALL)
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = 0.0
+    return model
+
+
+def tiny_peer(peer: Any, **options: Any) -> nn.Module:
+    """The architecture of maskrcnn_tiny, from torchvision's parts."""
+    from torchvision.models import resnet18
+    from torchvision.models.detection import anchor_utils, backbone_utils, faster_rcnn, mask_rcnn
+    from torchvision.ops import MultiScaleRoIAlign
+
+    names = {f"layer{i + 1}": str(i) for i in range(4)}
+    backbone = backbone_utils.BackboneWithFPN(resnet18(weights=None), names, [64, 128, 256, 512], 64)
+    settings: dict[str, Any] = {
+        "min_size": 256,
+        "max_size": 400,
+        "rpn_anchor_generator": anchor_utils.AnchorGenerator(
+            ((8,), (16,), (32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 5
+        ),
+        "rpn_pre_nms_top_n_train": 1000,
+        "rpn_post_nms_top_n_train": 500,
+        "rpn_pre_nms_top_n_test": 1000,
+        "rpn_post_nms_top_n_test": 500,
+        "box_roi_pool": MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2),
+        "box_head": faster_rcnn.TwoMLPHead(64 * 49, 256),
+        "box_predictor": faster_rcnn.FastRCNNPredictor(256, CLASSES),
+        "box_batch_size_per_image": 128,
+        "box_detections_per_img": 300,
+        "mask_head": mask_rcnn.MaskRCNNHeads(64, (64, 64), 1),
+        "mask_predictor": mask_rcnn.MaskRCNNPredictor(64, 64, CLASSES),
+    }
+    return peer.MaskRCNN(backbone, **(settings | options))

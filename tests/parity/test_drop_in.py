@@ -1,0 +1,63 @@
+"""``import maskrcnn_ops as ops`` in the place of ``torchvision.ops``, inside torchvision's own Mask R-CNN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from detectors import assert_same_detections, calibrate, detect, frozen_peer, images, targets
+
+import maskrcnn_ops
+
+pytestmark = pytest.mark.peer
+NAME = "maskrcnn_resnet50_fpn"
+
+
+class Recorder:
+    """maskrcnn_ops, remembering which of its names were looked up."""
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.used.add(name)
+        return getattr(maskrcnn_ops, name)
+
+
+def replace_operators(monkeypatch: pytest.MonkeyPatch, peer: Any, ops: Any) -> None:
+    """Every operator that torchvision's detectors take from torchvision.ops, for models built afterwards."""
+    for module in (peer.rpn, peer.roi_heads):
+        monkeypatch.setattr(module, "box_ops", ops)
+    for module in (peer.faster_rcnn, peer.mask_rcnn):
+        monkeypatch.setattr(module, "MultiScaleRoIAlign", ops.MultiScaleRoIAlign)
+    monkeypatch.setattr(peer.roi_heads, "roi_align", lambda *arguments: ops.roi_align(*arguments))
+
+
+def test_same_detections_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = pytest.importorskip("torchvision").models.detection
+    theirs = frozen_peer(peer, NAME)
+    torch.manual_seed(7)
+    state_dict = calibrate(theirs)
+    ops = Recorder()
+    results = []
+    for patched in (False, True):
+        if patched:
+            replace_operators(monkeypatch, peer, ops)
+        model = frozen_peer(peer, NAME)
+        model.load_state_dict(state_dict, strict=True)
+        detections = detect(model)
+        torch.manual_seed(11)
+        losses = model.train()(images(), targets())
+        results.append((detections, {name: loss.item() for name, loss in losses.items()}))
+    (expected, expected_losses), (detections, losses) = results
+    assert_same_detections(detections, expected)
+    assert losses == pytest.approx(expected_losses, rel=1e-4)
+    expected_names = {
+        "MultiScaleRoIAlign",
+        "batched_nms",
+        "box_iou",
+        "clip_boxes_to_image",
+        "remove_small_boxes",
+    }
+    assert ops.used == expected_names | {"roi_align"}
