@@ -124,3 +124,11 @@ def masks(sizes: Sizes) -> tuple[Tensor, Tensor]:
     coarse = torch.randn(sizes.masks, 1, 7, 7, generator=_generator(9)) * 4
     logits = torch.nn.functional.interpolate(coarse, size=(28, 28), mode="bilinear")
     return logits.sigmoid(), boxes(sizes.masks, sizes, seed=10)
+
+
+def heatmaps(sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """Smooth logits [D / 5, 17, 56, 56] and boxes [D / 5, 4]: people and their keypoints."""
+    people = max(1, sizes.masks // 5)
+    coarse = torch.randn(people, 17, 7, 7, generator=_generator(11)) * 4
+    maps = torch.nn.functional.interpolate(coarse, size=(56, 56), mode="bilinear")
+    return maps, boxes(people, sizes, seed=12)

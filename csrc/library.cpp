@@ -40,6 +40,7 @@ STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
   m.def("generalized_box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("box_iou_backward(Tensor grad, Tensor boxes, Tensor others, bool generalized) -> Tensor");
   m.def("masks_to_boxes(Tensor masks) -> Tensor");
+  m.def("heatmaps_to_keypoints(Tensor heatmaps, Tensor boxes) -> (Tensor, Tensor)");
   m.def(
       "paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold, bool integer) -> Tensor");
   m.def("paste_probabilities(Tensor masks, Tensor boxes, SymInt height, SymInt width, bool integer) -> Tensor");

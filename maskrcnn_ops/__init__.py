@@ -21,6 +21,7 @@ else:
         generalized_box_iou,
         remove_small_boxes,
     )
+    from maskrcnn_ops.keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
     from maskrcnn_ops.masks_to_boxes import masks_to_boxes
     from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign
     from maskrcnn_ops.nms import batched_nms, nms
@@ -42,6 +43,8 @@ __all__ = [
     "decode_grid",
     "encode_boxes",
     "generalized_box_iou",
+    "heatmaps_to_keypoints",
+    "keypoints_to_heatmap_targets",
     "masks_to_boxes",
     "nms",
     "paste_masks",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FILES = ["roi_align", "roi_pool", "nms", "boxes", "box_coder", "masks_to_boxes", "paste_masks"]
+FILES = ["roi_align", "roi_pool", "nms", "boxes", "box_coder", "masks_to_boxes", "paste_masks", "keypoints"]
 
 
 @pytest.mark.slow

@@ -27,17 +27,15 @@ def fold_norms(model: nn.Module) -> nn.Module:
     for parent in list(model.modules()):
         for conv_name, norm_name in _pairs(parent):
             conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, CONSTANT_NORMS):
-                conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight,
-                    conv.bias,
-                    norm.running_mean,
-                    norm.running_var,
-                    norm.eps,
-                    norm.weight,
-                    norm.bias,
-                )
-                setattr(parent, norm_name, nn.Identity())
+            if not isinstance(conv, nn.Conv2d) or not isinstance(norm, CONSTANT_NORMS):
+                continue
+            mean, variance = norm.running_mean, norm.running_var
+            if mean is None or variance is None:  # it takes the batch's statistics
+                continue
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
+            )
+            setattr(parent, norm_name, nn.Identity())
     return model
 
 

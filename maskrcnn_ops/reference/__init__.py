@@ -30,6 +30,7 @@ from .boxes import (
     masks_to_boxes,
     remove_small_boxes,
 )
+from .keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
 from .multiscale import MultiScaleRoIAlign, assign_levels
 from .nms import batched_nms, nms
 from .paste_masks import paste_masks
@@ -50,6 +51,8 @@ __all__ = [
     "decode_grid",
     "encode_boxes",
     "generalized_box_iou",
+    "heatmaps_to_keypoints",
+    "keypoints_to_heatmap_targets",
     "masks_to_boxes",
     "nms",
     "paste_masks",
