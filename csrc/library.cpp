@@ -35,7 +35,15 @@ STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
       "roi_pool_backward(Tensor grad_output, Tensor argmax, Tensor rois, float spatial_scale, SymInt pooled_height, "
       "SymInt pooled_width, SymInt images, SymInt channels, SymInt height, SymInt width, bool channels_last) -> "
       "Tensor");
-  m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor");
+  m.def(
+      "nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, Tensor? image_idxs=None, "
+      "float? score_threshold=None, int? max_output=None, bool fast=False) -> Tensor");
+  m.def(
+      "padded_nms(Tensor boxes, Tensor scores, Tensor? classes, Tensor? counts, float iou_threshold, "
+      "float? score_threshold, SymInt max_output) -> (Tensor, Tensor)");
+  m.def(
+      "soft_nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, float sigma, float score_threshold, "
+      "bool gaussian) -> (Tensor, Tensor)");
   m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("generalized_box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("box_iou_backward(Tensor grad, Tensor boxes, Tensor others, bool generalized) -> Tensor");

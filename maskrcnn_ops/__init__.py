@@ -24,10 +24,11 @@ else:
     from maskrcnn_ops.keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
     from maskrcnn_ops.masks_to_boxes import masks_to_boxes
     from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign
-    from maskrcnn_ops.nms import batched_nms, nms
+    from maskrcnn_ops.nms import batched_nms, fast_nms, nms, padded_nms
     from maskrcnn_ops.paste_masks import paste_masks
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
     from maskrcnn_ops.roi_pool import RoIPool, roi_pool
+    from maskrcnn_ops.soft_nms import soft_nms
 
 __all__ = [
     "MultiScaleRoIAlign",
@@ -42,13 +43,16 @@ __all__ = [
     "decode_boxes",
     "decode_grid",
     "encode_boxes",
+    "fast_nms",
     "generalized_box_iou",
     "heatmaps_to_keypoints",
     "keypoints_to_heatmap_targets",
     "masks_to_boxes",
     "nms",
+    "padded_nms",
     "paste_masks",
     "remove_small_boxes",
     "roi_align",
     "roi_pool",
+    "soft_nms",
 ]

@@ -17,7 +17,7 @@ Tensor call(const char* name, const char* overload, std::array<StableIValue, n> 
 }  // namespace
 
 Tensor stable_argsort(const Tensor& values, bool descending) {
-  return call<4>("aten::argsort", "stable", {from(values), from(true), from(int64_t(0)), from(descending)});
+  return call<4>("aten::argsort", "stable", {from(values), from(true), from(int64_t(-1)), from(descending)});
 }
 
 Tensor take(const Tensor& values, const Tensor& indices) {

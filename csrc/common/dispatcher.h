@@ -7,7 +7,7 @@
 
 namespace maskrcnn_ops {
 
-// Indices int64 [L] that sort values [L]; equal values keep their order.
+// Indices int64 that sort each row of values [..., L]; equal values keep their order.
 Tensor stable_argsort(const Tensor& values, bool descending);
 
 // values[indices], along the first dimension.

@@ -14,11 +14,13 @@
 #include <limits>
 #include <vector>
 
+#include "common/ranking.h"
 #include "nms/nms.h"
-#include "nms/order.h"
 
 namespace maskrcnn_ops {
 namespace greedy {
+
+using ranking::Array;
 
 template <class C>
 struct Candidate {
@@ -81,6 +83,33 @@ struct CellSpan {
 };
 
 template <class C>
+void cut(CellAxis<C>& axis, int32_t cells) {
+  const C scale = static_cast<C>(cells) / (C(0.5) * axis.high - C(0.5) * axis.low);
+  if (cells == 1 || !(scale <= std::numeric_limits<C>::max())) return;
+  axis.cells = cells;
+  axis.scale = scale;
+}
+
+// Closeness is judged by rounded numbers, so by a threshold safely below the true one, or (0) not at all; and not at
+// all where areas are tiny.
+template <class C>
+C nearness_of(const NmsRule<C>& rule) {
+  return rule.bound < C(0.01) ? C(0) : C(0.999) * rule.bound;
+}
+
+// Where corners lie of the boxes, with sides up to `longest`, that a box can meet. The other box starts at most the
+// part of it that need not overlap before this one starts, and this one likewise before the other. The part that must
+// overlap is t times the longer of both sides.
+template <class C>
+CellSpan cells_near(const CellAxis<C>& axis, C longest, Span<C> span, C nearness) {
+  if (axis.cells == 1) return {0, 0};
+  const C mine = side(span), theirs = std::min(longest, mine / nearness);
+  const C before = theirs - nearness * std::max(theirs, mine), after = mine - nearness * mine;
+  const C rounding = 4 * std::numeric_limits<C>::epsilon() * (std::abs(span.low) + mine + theirs);
+  return {axis.cell_of(span.low - before - rounding), axis.cell_of(span.low + after + rounding)};
+}
+
+template <class C>
 struct Level {
   CellAxis<C> x, y;
   C longest_x = 0, longest_y = 0;  // sides
@@ -101,10 +130,9 @@ class Grid {
   // Few boxes, or thresholds that let distant boxes suppress each other, get one cell: all are compared.
   Grid(const Candidate<C>* candidates, int64_t count, const NmsRule<C>& rule) {
     divided_ = count > most_undivided && rule.bound >= C(0);
-    std::fill(level_of_, level_of_ + (divided_ ? exponents : 1), int16_t(-1));
+    std::fill(level_of_, level_of_ + exponents, int16_t(-1));
     const bool tiny = std::any_of(candidates, candidates + count, [&](auto& c) { return c.area < rule.smallest; });
-    // Closeness is judged by rounded numbers, so by a threshold safely below the true one, or not at all.
-    nearness_ = tiny || rule.bound < C(0.01) ? C(0) : C(0.999) * rule.bound;
+    nearness_ = tiny ? C(0) : nearness_of(rule);
     for (int64_t i = 0; i < count; ++i) measure(candidates[i]);
     int64_t cells = 0;
     for (Level<C>& level : levels_) {
@@ -121,6 +149,9 @@ class Grid {
     }
     packs_ = Array<Pack<C>>(packs);
   }
+
+  // A grid of the same cells with nothing in it.
+  Grid emptied() const { return Grid(*this); }
 
   const std::vector<Level<C>>& levels() const { return levels_; }
   PackRange<C> taken(const Level<C>& level, int32_t row, int32_t column) const {
@@ -145,14 +176,22 @@ class Grid {
   }
 
   CellSpan columns_near(const Level<C>& level, const Candidate<C>& box) const {
-    return near(level.x, level.longest_x, span_x(box.box));
+    return cells_near(level.x, level.longest_x, span_x(box.box), nearness_);
   }
 
   CellSpan rows_near(const Level<C>& level, const Candidate<C>& box) const {
-    return near(level.y, level.longest_y, span_y(box.box));
+    return cells_near(level.y, level.longest_y, span_y(box.box), nearness_);
   }
 
  private:
+  Grid(const Grid& other)
+      : levels_(other.levels_), cells_(other.cells_), packs_(other.packs_.size()), nearness_(other.nearness_) {
+    std::copy(other.level_of_, other.level_of_ + exponents, level_of_);
+    divided_ = other.divided_;
+    for (Level<C>& level : levels_) level.kept = 0;
+    for (Cell& cell : cells_) cell.count = 0;
+  }
+
   static constexpr int64_t most_undivided = 512;
   static constexpr int exponents = sizeof(C) == 8 ? 2048 : 256;
 
@@ -213,27 +252,10 @@ class Grid {
     cut(level.y, static_cast<int32_t>(rows));
   }
 
-  static void cut(CellAxis<C>& axis, int32_t cells) {
-    const C scale = static_cast<C>(cells) / (C(0.5) * axis.high - C(0.5) * axis.low);
-    if (cells == 1 || !(scale <= std::numeric_limits<C>::max())) return;
-    axis.cells = cells;
-    axis.scale = scale;
-  }
-
   int64_t cell_of(const Candidate<C>& c) const {
     const Level<C>& level = levels_[level_index(c.box)];
     return level.first_cell + static_cast<int64_t>(level.y.cell_of(c.box.y1)) * level.x.cells +
            level.x.cell_of(c.box.x1);
-  }
-
-  // The kept box starts at most the part of it that need not overlap before the candidate starts, and the candidate
-  // likewise before the kept box. The part that must overlap is t times the longer of both sides.
-  CellSpan near(const CellAxis<C>& axis, C longest, Span<C> span) const {
-    if (axis.cells == 1) return {0, 0};
-    const C mine = side(span), theirs = std::min(longest, mine / nearness_);
-    const C before = theirs - nearness_ * std::max(theirs, mine), after = mine - nearness_ * mine;
-    const C rounding = 4 * std::numeric_limits<C>::epsilon() * (std::abs(span.low) + mine + theirs);
-    return {axis.cell_of(span.low - before - rounding), axis.cell_of(span.low + after + rounding)};
   }
 
   static constexpr C cell_size = C(1.5);

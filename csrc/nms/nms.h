@@ -9,32 +9,9 @@
 #include <limits>
 #include <vector>
 
-#include "common/box.h"
-#include "common/macros.h"
+#include "common/overlap.h"
 
 namespace maskrcnn_ops {
-
-template <class C>
-HOST_DEVICE bool has_nan(const Box<C>& box) {
-  return box.x1 != box.x1 || box.y1 != box.y1 || box.x2 != box.x2 || box.y2 != box.y2;
-}
-
-template <class C>
-HOST_DEVICE C area_of(const Box<C>& box) {
-  return side(span_x(box)) * side(span_y(box));
-}
-
-// Length of the intersection; 0 where there is none, and where infinite ends make a NaN.
-template <class C>
-HOST_DEVICE C overlap_length(Span<C> a, Span<C> b) {
-  const C low = a.low > b.low ? a.low : b.low, high = a.high < b.high ? a.high : b.high;
-  return high - low > C(0) ? high - low : C(0);
-}
-
-template <class C>
-HOST_DEVICE C intersection(const Box<C>& a, const Box<C>& b) {
-  return overlap_length(span_x(a), span_x(b)) * overlap_length(span_y(a), span_y(b));
-}
 
 // The threshold as the kernels use it. See nms_rule.
 template <class C>
@@ -47,8 +24,7 @@ struct NmsRule {
 // The decision: IoU above the bound, the quotient rounded as its dtype rounds it. False for 0/0.
 template <class C>
 HOST_DEVICE bool suppresses(const Box<C>& a, C area_a, const Box<C>& b, C area_b, const NmsRule<C>& rule) {
-  const C shared = intersection(a, b);
-  return shared / (area_a + area_b - shared) > rule.bound;
+  return iou_of(intersection(a, b), area_a, area_b) > rule.bound;
 }
 
 // The screen, without a division: what the decision suppresses passes, and little else. With t slightly less than the
@@ -78,11 +54,43 @@ NmsRule<C> nms_rule(double threshold) {
   return {bound, share, std::numeric_limits<C>::min() * C(1 << 30)};
 }
 
-// Indices of the kept boxes, by descending score, equal scores by ascending index. Boxes [count, 4], scores [count];
-// groups [count] or null for one group. A box with a NaN coordinate or score is not kept and suppresses nothing.
+// Which scores take part: those above the floor, or without a floor all but NaN.
+template <class S>
+struct ScoreFloor {
+  S floor;
+  bool exists;
+
+  HOST_DEVICE bool passes(S score) const { return exists ? score > floor : score == score; }
+};
+
 template <class C, class S>
-std::vector<int64_t> nms_cpu(const C* boxes, const S* scores, const int64_t* groups, int64_t count,
-                             const NmsRule<C>& rule);
+struct NmsOptions {
+  NmsRule<C> rule;
+  ScoreFloor<S> floor;
+  int64_t most;  // boxes kept of an image
+  bool by_all;   // suppressed boxes suppress too: Fast NMS
+};
+
+// Boxes [count, 4], scores [count], groups [count] or null for one group.
+template <class C, class S>
+struct NmsBoxes {
+  const C* boxes;
+  const S* scores;
+  const int64_t* groups;
+  int64_t count;
+};
+
+// Indices of the kept boxes, by descending score, equal scores by ascending index. `images` [count], or null for one
+// image: boxes of different images do not meet either. A box with a NaN coordinate or score is not kept and suppresses
+// nothing.
+template <class C, class S>
+std::vector<int64_t> nms_cpu(const NmsBoxes<C, S>& boxes, const int64_t* images, const NmsOptions<C, S>& options);
+
+// The same for each of `images` images of boxes.count boxes, the first counts[n] of which are there (null: all):
+// indices [images, most] into the image's boxes, -1 behind the last, and their number in kept [images].
+template <class C, class S>
+void padded_nms_cpu(const NmsBoxes<C, S>& boxes, const int64_t* counts, int64_t images, const NmsOptions<C, S>& options,
+                    int64_t* indices, int64_t* kept);
 
 constexpr int64_t most_nms_boxes = 0x7fffffff;
 

@@ -2,60 +2,40 @@
 
 #include <algorithm>
 #include <atomic>
+#include <numeric>
 
+#include "common/ranking.h"
 #include "common/threads.h"
+#include "nms/districts.h"
 #include "nms/grid.h"
-#include "nms/order.h"
 
-// Work partition: one task is one group; threads take the next group as they finish one. Within a group boxes are
-// visited by descending score, and each is compared with the kept boxes near it only (grid.h), several at a time.
+// Work partition: threads take one image after the other, or within an image one group, or within a single large group
+// one district (districts.h). Boxes of a group are visited by descending score, and each is compared with the kept
+// boxes near it only (grid.h), several at a time.
 
 namespace maskrcnn_ops {
 
 using namespace greedy;
+using namespace ranking;
 
 namespace {
 
-using Indices = Array<uint32_t>;
+constexpr int64_t boxes_a_district = 4096;  // their candidates and packs take about half of a 1 MB cache
+// Districts pay from here on, with several threads and for the sake of the cache alone.
+constexpr int64_t boxes_for_threads = 8192, boxes_for_cache = 40000;
 
-// The usable boxes by descending score.
-template <class C, class S>
-Indices score_order(const C* boxes, const S* scores, int64_t count) {
-  Array<Ranked<ScoreKey<S>>> items(count);
-  int64_t usable = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    items[usable] = {descending_key(scores[i]), static_cast<uint32_t>(i)};
-    usable += scores[i] == scores[i] && !has_nan(load_box(boxes + 4 * i));
+// Calls task(i) for i < count; threads take the next as they finish one.
+template <class Task>
+void run_tasks(int64_t count, int64_t threads, const Task& task) {
+  if (threads == 1) {  // leaves the threads to the task
+    for (int64_t i = 0; i < count; ++i) task(i);
+    return;
   }
-  items.shrink(usable);
-  radix_sort(items);
-  Indices order(usable);
-  for (int64_t p = 0; p < usable; ++p) order[p] = items[p].index;
-  return order;
+  std::atomic<int64_t> next{0};
+  parallel_for(std::min(count, threads), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i; begin < end && (i = next++) < count;) task(i);
+  });
 }
-
-// The same boxes group by group, each in the given order, and where each group begins.
-struct Groups {
-  Indices order;
-  std::vector<int64_t> first;  // of group g; one more at the end
-
-  Groups(const Indices& by_score, const int64_t* groups) : order(by_score.size()) {
-    Array<Ranked<uint64_t>> items(by_score.size());
-    uint64_t least = UINT64_MAX;
-    for (int64_t p = 0; p < items.size(); ++p) {
-      // The offset makes unsigned order agree with signed order.
-      items[p] = {static_cast<uint64_t>(groups[by_score[p]]) ^ uint64_t(1) << 63, by_score[p]};
-      least = std::min(least, items[p].key);
-    }
-    for (int64_t p = 0; p < items.size(); ++p) items[p].key -= least;  // small keys sort in fewer passes
-    radix_sort(items);
-    for (int64_t p = 0; p < items.size(); ++p) {
-      if (p == 0 || items[p].key != items[p - 1].key) first.push_back(p);
-      order[p] = items[p].index;
-    }
-    first.push_back(items.size());
-  }
-};
 
 }  // namespace
 }  // namespace maskrcnn_ops
@@ -66,36 +46,90 @@ struct Groups {
 namespace maskrcnn_ops {
 namespace {
 
-template <class C>
-void suppress_groups(const C* boxes, const Groups& groups, const NmsRule<C>& rule, uint8_t* keep) {
+// The first `count` boxes of the order, whose groups do not meet.
+template <class C, class S>
+void suppress_groups(const NmsBoxes<C, S>& boxes, const uint32_t* order, int64_t count, const NmsOptions<C, S>& options,
+                     uint8_t* keep) {
+  if (boxes.groups == nullptr) {
+    SIMD_CALL(suppress, boxes.boxes, order, count, options.rule, options.by_all, keep);
+    return;
+  }
   constexpr int64_t boxes_a_thread = 2000;  // fewer are not worth waking a thread
-  const int64_t count = static_cast<int64_t>(groups.first.size()) - 1;
-  const int64_t tasks = std::min<int64_t>({count, num_threads(), 1 + groups.order.size() / boxes_a_thread});
-  std::atomic<int64_t> next{0};
-  parallel_for(tasks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t g; begin < end && (g = next++) < count;)
-      SIMD_CALL(suppress, boxes, groups.order.data() + groups.first[g], groups.first[g + 1] - groups.first[g], rule,
-                keep);
+  const Groups groups(order, count, boxes.groups);
+  run_tasks(groups.count(), std::min<int64_t>(num_threads(), 1 + count / boxes_a_thread), [&](int64_t g) {
+    SIMD_CALL(suppress, boxes.boxes, groups.members(g), groups.size(g), options.rule, options.by_all, keep);
+  });
+}
+
+// Sets keep[i], 0 before, for the boxes of one image that are kept; they come by descending score. Whether a box is
+// kept hangs on boxes of higher score only, so the beginning of the order can be decided without the rest: ever longer
+// beginnings are, until one holds as many kept boxes as are wanted.
+template <class C, class S>
+void keep_of_image(const NmsBoxes<C, S>& boxes, const uint32_t* order, int64_t count, const NmsOptions<C, S>& options,
+                   uint8_t* keep) {
+  constexpr int64_t visited_per_kept = 4, shortest = 256, growth = 4;
+  const int64_t most = std::min(options.most, count);
+  int64_t visited = std::min(count, std::max(shortest, visited_per_kept * most)), kept = 0;
+  for (;; visited = std::min(count, growth * visited)) {
+    if (most > 0) suppress_groups(boxes, order, visited, options, keep);
+    kept = 0;
+    for (int64_t p = 0; p < visited; ++p) kept += keep[order[p]];
+    if (kept >= most || visited == count) break;
+  }
+  for (int64_t p = visited; p-- > 0 && kept > most;) kept -= std::exchange(keep[order[p]], uint8_t(0));
+}
+
+template <class C, class S>
+Indices score_order(const NmsBoxes<C, S>& boxes, const ScoreFloor<S>& floor) {
+  return order_by_score(boxes.scores, boxes.count, [&](int64_t i) {
+    return floor.passes(boxes.scores[i]) && !has_nan(load_box(boxes.boxes + 4 * i));
   });
 }
 
 }  // namespace
 
 template <class C, class S>
-std::vector<int64_t> nms_cpu(const C* boxes, const S* scores, const int64_t* groups, int64_t count,
-                             const NmsRule<C>& rule) {
-  const Indices order = score_order(boxes, scores, count);
-  Array<uint8_t> keep(count);
-  if (groups != nullptr) suppress_groups(boxes, Groups(order, groups), rule, keep.data());
-  else SIMD_CALL(suppress, boxes, order.data(), order.size(), rule, keep.data());
+std::vector<int64_t> nms_cpu(const NmsBoxes<C, S>& boxes, const int64_t* images, const NmsOptions<C, S>& options) {
+  const Indices order = score_order(boxes, options.floor);
+  std::vector<uint8_t> keep(boxes.count);
+  if (images == nullptr) {
+    keep_of_image(boxes, order.data(), order.size(), options, keep.data());
+  } else {
+    const Groups by_image(order.data(), order.size(), images);
+    const int64_t threads = by_image.count() < num_threads() ? 1 : num_threads();  // else threads within an image
+    run_tasks(by_image.count(), threads,
+              [&](int64_t n) { keep_of_image(boxes, by_image.members(n), by_image.size(n), options, keep.data()); });
+  }
   std::vector<int64_t> kept;
   for (int64_t p = 0; p < order.size(); ++p)
     if (keep[order[p]]) kept.push_back(order[p]);
   return kept;
 }
 
-#define INSTANTIATE(C, S) \
-  template std::vector<int64_t> nms_cpu(const C*, const S*, const int64_t*, int64_t, const NmsRule<C>&);
+template <class C, class S>
+void padded_nms_cpu(const NmsBoxes<C, S>& boxes, const int64_t* counts, int64_t images, const NmsOptions<C, S>& options,
+                    int64_t* indices, int64_t* kept) {
+  const int64_t threads = images < num_threads() ? 1 : num_threads();
+  run_tasks(images, threads, [&](int64_t n) {
+    const int64_t first = n * boxes.count;
+    const int64_t count = counts == nullptr ? boxes.count : std::clamp<int64_t>(counts[n], 0, boxes.count);
+    const NmsBoxes<C, S> image{boxes.boxes + 4 * first, boxes.scores + first,
+                               boxes.groups == nullptr ? nullptr : boxes.groups + first, count};
+    const Indices order = score_order(image, options.floor);
+    std::vector<uint8_t> keep(count);
+    keep_of_image(image, order.data(), order.size(), options, keep.data());
+    int64_t* result = indices + n * options.most;
+    kept[n] = 0;
+    for (int64_t p = 0; p < order.size(); ++p)
+      if (keep[order[p]]) result[kept[n]++] = order[p];
+    std::fill(result + kept[n], result + options.most, int64_t(-1));
+  });
+}
+
+#define INSTANTIATE(C, S)                                                                                         \
+  template std::vector<int64_t> nms_cpu(const NmsBoxes<C, S>&, const int64_t*, const NmsOptions<C, S>&);          \
+  template void padded_nms_cpu(const NmsBoxes<C, S>&, const int64_t*, int64_t, const NmsOptions<C, S>&, int64_t*, \
+                               int64_t*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, double)
 INSTANTIATE(double, float)

@@ -32,10 +32,11 @@ from .boxes import (
 )
 from .keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
 from .multiscale import MultiScaleRoIAlign, assign_levels
-from .nms import batched_nms, nms
+from .nms import batched_nms, fast_nms, nms, padded_nms
 from .paste_masks import paste_masks
 from .roi_align import RoIAlign, roi_align
 from .roi_pool import RoIPool, roi_pool
+from .soft_nms import soft_nms
 
 __all__ = [
     "MultiScaleRoIAlign",
@@ -50,13 +51,16 @@ __all__ = [
     "decode_boxes",
     "decode_grid",
     "encode_boxes",
+    "fast_nms",
     "generalized_box_iou",
     "heatmaps_to_keypoints",
     "keypoints_to_heatmap_targets",
     "masks_to_boxes",
     "nms",
+    "padded_nms",
     "paste_masks",
     "remove_small_boxes",
     "roi_align",
     "roi_pool",
+    "soft_nms",
 ]
