@@ -54,6 +54,12 @@ def clustered_boxes(count: int, sizes: Sizes) -> Tensor:
     return chosen + (torch.rand(count, 4, generator=_generator(3)) - 0.5) * 0.1 * sides
 
 
+def spread_boxes(count: int) -> Tensor:
+    """[count, 4] with sides of 16 to 64 pixels, uniform, in a square that grows with their number."""
+    corner = torch.rand(count, 2, generator=_generator(1)) * 28 * count**0.5
+    return torch.cat([corner, corner + 16 + 48 * torch.rand(count, 2, generator=_generator(2))], dim=1)
+
+
 def scores(count: int) -> Tensor:
     """[count] in random order and all different, so that no answer hangs on the order of equal scores."""
     return torch.randperm(count, generator=_generator(4)).float() / count

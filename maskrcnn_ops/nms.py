@@ -186,8 +186,8 @@ def _(
     score_threshold: float | None,
     max_output: int,
 ) -> tuple[Tensor, Tensor]:
-    integers = {"dtype": torch.int64, "device": boxes.device}
-    return torch.empty(boxes.shape[0], max_output, **integers), torch.empty(boxes.shape[0], **integers)
+    indices = boxes.new_empty((boxes.shape[0], max_output), dtype=torch.int64)
+    return indices, boxes.new_empty(boxes.shape[0], dtype=torch.int64)
 
 
 @torch.library.register_vmap("maskrcnn_ops::padded_nms")

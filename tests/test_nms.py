@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from cases import DTYPES, HUGE_BOXES, INF, NAN, NON_FINITE_BOXES, SPECIAL_BOXES, random_boxes
+from cases import DTYPES, HUGE_BOXES, INF, NAN, NON_FINITE_BOXES, SPECIAL_BOXES
 from hypothesis import given
 from hypothesis import strategies as st
+from nms_cases import generator, integer_boxes, overlapping_boxes, scores_of, spread_boxes
 
 import maskrcnn_ops as ops
 from maskrcnn_ops import reference
@@ -12,48 +13,18 @@ from maskrcnn_ops import reference
 TENTHS = [k / 10 for k in range(11)]
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def overlapping_boxes(count, seed=0, dtype=torch.float32):
-    """Groups of about ten boxes that are one box, moved a little; sides of 8 to 512 pixels."""
-    g = generator(seed)
-    clusters = random_boxes(max(1, count // 10), 900.0, 600.0, g, torch.float64)
-    clusters[:, 2:] = clusters[:, :2] + 2 ** (3 + 6 * torch.rand(len(clusters), 2, generator=g))
-    chosen = clusters[torch.randint(len(clusters), (count,), generator=g)]
-    sides = (chosen[:, 2:] - chosen[:, :2]).repeat(1, 2)
-    return (chosen + 0.08 * sides * torch.randn(count, 4, generator=g)).to(dtype)
-
-
-def integer_boxes(count, seed=0, dtype=torch.float32):
-    """Small integer boxes, some without inside: IoUs often equal a threshold."""
-    g = generator(seed)
-    corners, sides = (torch.randint(0, high, (count, 2), generator=g) for high in (16, 11))
-    return torch.cat([corners, corners + sides], dim=1).to(dtype)
-
-
-def spread_boxes(count, seed=0):
-    """Boxes of 16 to 64 pixels, as dense whatever their number."""
-    g = generator(seed)
-    corners = torch.rand(count, 2, generator=g) * 28 * count**0.5
-    return torch.cat([corners, corners + 16 + 48 * torch.rand(count, 2, generator=g)], dim=1)
-
-
-def scores_of(count, seed=0, dtype=torch.float32):
-    """Scores with many ties."""
-    return torch.randint(0, max(2, count // 2), (count,), generator=generator(seed + 1000)).to(dtype)
-
-
-def check(device, boxes, scores, threshold, idxs=None):
+def check(device, boxes, scores, threshold, idxs=None, image_idxs=None, **options):
     """The same indices in the same order as the reference gives on the same numbers."""
     inputs = (boxes, scores) if idxs is None else (boxes, scores, idxs)
     function, oracle = (ops.nms, reference.nms) if idxs is None else (ops.batched_nms, reference.batched_nms)
-    actual = function(*(each.to(device) for each in inputs), threshold)
+    on_device = options
+    if image_idxs is not None:
+        options, on_device = ({**options, "image_idxs": each} for each in (image_idxs, image_idxs.to(device)))
+    actual = function(*(each.to(device) for each in inputs), threshold, **on_device)
     assert actual.dtype == torch.int64
     assert actual.device.type == device
     assert actual.is_contiguous()
-    assert actual.cpu().tolist() == oracle(*inputs, threshold).tolist()
+    assert actual.cpu().tolist() == oracle(*inputs, threshold, **options).tolist()
     return actual.cpu()
 
 
@@ -158,6 +129,62 @@ def test_groups_are_independent(device):
         alone = ops.nms(boxes[members].to(device), scores[members].to(device), 0.5).cpu()
         assert kept[idxs[kept] == group].tolist() == members[alone].tolist()
     assert (scores[kept].diff() <= 0).all()
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(0, 300),
+    kind=st.sampled_from([overlapping_boxes, integer_boxes]),
+    dtype=st.sampled_from(DTYPES),
+    images=st.integers(0, 4),
+    max_output=st.one_of(st.none(), st.integers(0, 400)),
+    score_threshold=st.one_of(st.none(), st.floats(-1, 150), st.integers(-1, 150)),
+    threshold=st.one_of(st.floats(0, 1), st.sampled_from(TENTHS)),
+)
+def test_images_and_limits_match_reference(
+    device, seed, count, kind, dtype, images, max_output, score_threshold, threshold
+):
+    g = generator(seed)
+    check(
+        device,
+        kind(count, seed, dtype),
+        scores_of(count, seed, dtype),
+        threshold,
+        torch.randint(-2, 3, (count,), generator=g),
+        torch.randint(-1, images, (count,), generator=g, dtype=torch.int32) if images else None,
+        max_output=max_output,
+        score_threshold=score_threshold,
+    )
+
+
+def test_early_stop_is_a_prefix(device):
+    # Limits on both sides of the prefixes that are tried: 256 boxes, four per kept box, four times as many again.
+    boxes, scores = overlapping_boxes(9000).to(device), torch.rand(9000, generator=generator(1)).to(device)
+    idxs = torch.randint(0, 3, (9000,), generator=generator(2)).to(device)
+    everything = ops.batched_nms(boxes, scores, idxs, 0.5)
+    for limit in (1, 60, 63, 64, 65, 300, 1000, len(everything), 9000):
+        kept = ops.batched_nms(boxes, scores, idxs, 0.5, max_output=limit)
+        assert kept.tolist() == everything[:limit].tolist()
+
+
+def test_images_with_limits_are_independent(device):
+    boxes, scores = overlapping_boxes(3000), torch.rand(3000, generator=generator(2))
+    idxs, images = (torch.randint(-2, 4, (3000,), generator=generator(seed)) for seed in (4, 5))
+    inputs = [each.to(device) for each in (boxes, scores, idxs)]
+    kept = ops.batched_nms(*inputs, 0.5, image_idxs=images.to(device), max_output=20).cpu()
+    for image in images.unique():
+        mine = (images == image).nonzero()[:, 0]
+        alone = ops.batched_nms(*(each[mine.to(device)] for each in inputs), 0.5).cpu()[:20]
+        assert kept[images[kept] == image].tolist() == mine[alone].tolist()
+    assert (scores[kept].diff() <= 0).all()
+
+
+def test_score_threshold_is_compared_in_the_scores_dtype(device):
+    # float32(0.1) is above the float64 0.1, but no float32 is above float32(0.1) and equal to it.
+    boxes, idxs = spread_boxes(3).to(device), torch.zeros(3, dtype=torch.int64, device=device)
+    for dtype in (torch.float32, torch.float64):
+        scores = torch.tensor([0.1, 0.10001, 0.0999], dtype=dtype, device=device)
+        assert ops.batched_nms(boxes, scores, idxs, 1.0, score_threshold=0.1).tolist() == [1]
 
 
 def test_a_worked_example(device):
@@ -278,6 +305,7 @@ def test_opcheck(device):
     scores, idxs = scores_of(30).to(device), torch.arange(30, device=device) % 3
     for groups in (None, idxs):
         torch.library.opcheck(torch.ops.maskrcnn_ops.nms.default, (boxes, scores, groups, 0.5))
+    torch.library.opcheck(torch.ops.maskrcnn_ops.nms.default, (boxes, scores, idxs, 0.5, idxs, 0.1, 3))
 
 
 def test_compiles_with_dynamic_shapes(device):
@@ -323,6 +351,22 @@ ERRORS = [
     ((BOXES, SCORES, IDXS.bool(), 0.5), "batched_nms: expected idxs of an integer dtype, got bool"),
     ((BOXES[:3], SCORES, IDXS, 0.5), "batched_nms: expected scores of shape [3], got [4]"),
 ]
+OPTION_ERRORS = [
+    ({"image_idxs": IDXS[:3]}, "batched_nms: expected image_idxs of shape [4], got [3]"),
+    ({"image_idxs": SCORES}, "batched_nms: expected image_idxs of an integer dtype, got float32"),
+    ({"max_output": -1}, "batched_nms: expected max_output of 0 or more, got -1"),
+    ({"score_threshold": NAN}, "batched_nms: expected a number for score_threshold, got nan"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), OPTION_ERRORS, ids=[each[1][:60] for each in OPTION_ERRORS])
+def test_errors_of_options(device, options, message):
+    options = {
+        name: each.to(device) if isinstance(each, torch.Tensor) else each for name, each in options.items()
+    }
+    with pytest.raises(RuntimeError) as error:
+        ops.batched_nms(BOXES.to(device), SCORES.to(device), IDXS.to(device), 0.5, **options)
+    assert str(error.value).splitlines()[0] == message
 
 
 @pytest.mark.parametrize(("arguments", "message"), ERRORS, ids=[each[1][:60] for each in ERRORS])

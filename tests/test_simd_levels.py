@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FILES = ["roi_align", "roi_pool", "nms", "boxes", "box_coder", "masks_to_boxes", "paste_masks", "keypoints"]
+FILES = [
+    "roi_align",
+    "roi_pool",
+    "nms",
+    "padded_nms",
+    "fast_nms",
+    "soft_nms",
+    "boxes",
+    "box_coder",
+    "masks_to_boxes",
+    "paste_masks",
+    "keypoints",
+]
 
 
 @pytest.mark.slow

@@ -45,7 +45,11 @@ def batched_nms(
     kept = []
     for image in image_idxs.unique():
         mine = (image_idxs == image).nonzero()[:, 0]
-        kept.append(mine[_suppress(boxes[mine], scores[mine], idxs[mine], iou_threshold, score_threshold)][:max_output])
+        kept.append(
+            mine[_suppress(boxes[mine], scores[mine], idxs[mine], iou_threshold, score_threshold)][
+                :max_output
+            ]
+        )
     indices = torch.cat([idxs.new_zeros(0, dtype=torch.int64), *kept]).sort().values
     return indices[scores[indices].sort(stable=True, descending=True).indices]
 
@@ -81,7 +85,9 @@ def padded_nms(
     kept = scores.new_zeros(images, dtype=torch.int64)
     for n in range(images):
         there = length if counts is None else min(max(int(counts[n]), 0), length)
-        groups = torch.zeros_like(scores[n, :there], dtype=torch.int64) if classes is None else classes[n, :there]
+        groups = (
+            torch.zeros_like(scores[n, :there], dtype=torch.int64) if classes is None else classes[n, :there]
+        )
         found = _suppress(boxes[n, :there], scores[n, :there], groups, iou_threshold, score_threshold)
         kept[n] = len(found[:max_output])
         indices[n, : kept[n]] = found[:max_output]

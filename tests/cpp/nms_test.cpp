@@ -196,13 +196,14 @@ void districts_keep_to_the_definition() {
       Scene<float> scene;
       for (int64_t i = 0; i < 50000; ++i) {
         const float x = 6000 * uniform(random), y = 4000 * uniform(random);
-        const bool follows = kind == 1 && i % 8 != 0;  // the box before
-        const float* before = scene.boxes.data() + scene.boxes.size() - 4;
         const float size = kind == 2 ? std::exp2(7 * uniform(random)) : 16 + 48 * uniform(random);
-        if (follows)
-          for (int k = 0; k < 4; ++k) scene.boxes.push_back(before[0] + 12 * uniform(random) - 6), ++before;
-        else
-          for (float edge : {x, y, x + size, y + size * (0.5f + uniform(random))}) scene.boxes.push_back(edge);
+        Box<float> box{x, y, x + size, y + size * (0.5f + uniform(random))};
+        if (kind == 1 && i % 8 != 0) {
+          auto near = [&](float edge) { return edge + 12 * uniform(random) - 6; };
+          box = scene.box(i - 1);
+          box = {near(box.x1), near(box.y1), near(box.x2), near(box.y2)};
+        }
+        for (float edge : {box.x1, box.y1, box.x2, box.y2}) scene.boxes.push_back(edge);
         scene.scores.push_back(std::floor(uniform(random) * 20000));
       }
       const NmsOptions<float, float> options = options_of(nms_rule<float>(threshold), scene.count(), false);

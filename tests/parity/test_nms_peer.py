@@ -86,3 +86,39 @@ def test_batched_nms(dtype, threshold):
     idxs = torch.randint(-5, 5, (2000,), generator=generator(3))
     expected = torchvision.ops.boxes._batched_nms_vanilla(boxes, scores, idxs, threshold)
     assert torch.equal(ops.batched_nms(boxes, scores, idxs, threshold), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_many_boxes(dtype):
+    # Enough of them to be decided by districts, few and many of which overlap.
+    for count, extent in ((20000, 4000.0), (12000, 1000.0)):
+        g = generator(count)
+        corners = torch.rand(count, 2, generator=g, dtype=dtype) * extent
+        boxes = torch.cat(
+            [corners, corners + 16 + 48 * torch.rand(count, 2, generator=g, dtype=dtype)], dim=1
+        )
+        scores = torch.rand(count, generator=g, dtype=dtype)
+        for threshold in (0.2, 0.7):
+            expected = torchvision.ops.nms(boxes, scores, threshold)
+            threads = torch.get_num_threads()
+            for number in (1, 2):
+                torch.set_num_threads(number)
+                assert torch.equal(ops.nms(boxes, scores, threshold), expected)
+            torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("max_output", [1, 50, 100])
+def test_selection_of_detections(max_output):
+    # What torchvision's box head does with each image's scores, threshold, classes and limit.
+    boxes = boxes_in_a_picture(3000, torch.float32, 4)
+    scores = torch.randperm(3000, generator=generator(5)).float() / 3000
+    idxs, images = (torch.randint(0, high, (3000,), generator=generator(high)) for high in (9, 4))
+    kept = ops.batched_nms(
+        boxes, scores, idxs, 0.5, image_idxs=images, max_output=max_output, score_threshold=0.05
+    )
+    for image in range(4):
+        mine = ((images == image) & (scores > 0.05)).nonzero()[:, 0]
+        alone = torchvision.ops.boxes._batched_nms_vanilla(boxes[mine], scores[mine], idxs[mine], 0.5)[
+            :max_output
+        ]
+        assert kept[images[kept] == image].tolist() == mine[alone].tolist()
