@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from maskrcnn.config import TrainingConfig
 from maskrcnn.data import Category
-from maskrcnn.models.builders import build_model, norm_of_backbone
+from maskrcnn.models.builders import build_model, without_weights
 from maskrcnn.models.weights import upgrade_keys
 
 WEIGHTS, TRAINING, CONFIG = "model.safetensors", "training.pt", "config.json"
@@ -60,7 +60,7 @@ class ModelDescription:
 
     def build(self) -> nn.Module:
         """A new model of this architecture; the weight files it once started from are not needed."""
-        return build_model(self.name, **_without_files(self.kwargs))
+        return build_model(self.name, **without_weights(self.name, self.kwargs))
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,11 @@ def _torchvision_metadata(file: Path, weights: Mapping[str, Tensor]) -> Metadata
         )
     has_masks = any(name.startswith("roi_heads.mask_predictor.") for name in weights)
     kind = "maskrcnn" if has_masks else "fasterrcnn"
-    kwargs = {"num_classes": len(scores), "norm": "frozen", "norm_eps": 0.0}
+    second = "backbone.fpn.inner_blocks.0.1.weight" in weights  # the second recipe normalises its pyramid
+    norm = {"norm": "batch", "norm_eps": 1e-5} if second else {"norm": "frozen", "norm_eps": 0.0}
+    name = f"{kind}_resnet{depth}_fpn{'_v2' if second else ''}"
     categories = tuple(Category(label, f"class {label}") for label in range(1, len(scores)))
-    return Metadata(ModelDescription(f"{kind}_resnet{depth}_fpn", kwargs), categories, step=0)
+    return Metadata(ModelDescription(name, {"num_classes": len(scores), **norm}), categories, step=0)
 
 
 def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -250,18 +252,6 @@ def _mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 def _few(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
-
-
-def _without_files(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the same architecture without weight files; these decide the norm where none is asked."""
-    files = ("weights", "weights_backbone")
-    started_from = {key: kwargs[key] for key in files if kwargs.get(key) is not None}
-    kept = {key: value for key, value in kwargs.items() if key not in started_from}
-    if not started_from:
-        return kept
-    kept.pop("trainable_backbone_layers", None)  # has no effect on, and no place in, a model without weights
-    norm = norm_of_backbone(kept.get("norm"), kept.get("norm_eps"), *(name in started_from for name in files))
-    return kept | dict(zip(("norm", "norm_eps"), norm, strict=True))
 
 
 def _survives_json(value: Any) -> bool:

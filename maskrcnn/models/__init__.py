@@ -1,10 +1,11 @@
 """Backbones, heads and the assembled detectors; everything a user composes a model from."""
 
 from maskrcnn.models.anchors import AnchorGenerator
-from maskrcnn.models.builders import BUILDERS, build_model, resnet_fpn_backbone
+from maskrcnn.models.builders import BUILDERS, Preset, build_model, resnet_fpn_backbone
 from maskrcnn.models.detector import FasterRCNN, GeneralizedRCNN, MaskRCNN
 from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
 from maskrcnn.models.heads import (
+    FastRCNNConvFCHead,
     FastRCNNPredictor,
     MaskRCNNHeads,
     MaskRCNNPredictor,
@@ -18,6 +19,7 @@ __all__ = [
     "BUILDERS",
     "AnchorGenerator",
     "BackboneWithFPN",
+    "FastRCNNConvFCHead",
     "FastRCNNPredictor",
     "FasterRCNN",
     "FeaturePyramidNetwork",
@@ -26,6 +28,7 @@ __all__ = [
     "MaskRCNN",
     "MaskRCNNHeads",
     "MaskRCNNPredictor",
+    "Preset",
     "RPNHead",
     "ResNet",
     "TwoMLPHead",

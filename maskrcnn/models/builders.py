@@ -1,17 +1,19 @@
-"""Functions that build whole detectors."""
+"""Builders of whole detectors: short compositions of the same parts."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import maskrcnn_ops as ops
-from maskrcnn.models.anchors import DEFAULT_SIZES, AnchorGenerator
+from maskrcnn.models.anchors import DEFAULT_RATIOS, DEFAULT_SIZES, AnchorGenerator
 from maskrcnn.models.detector import FEATURE_MAPS, FasterRCNN, MaskRCNN
 from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
 from maskrcnn.models.heads import (
+    FastRCNNConvFCHead,
     FastRCNNPredictor,
     MaskRCNNHeads,
     MaskRCNNPredictor,
@@ -19,6 +21,7 @@ from maskrcnn.models.heads import (
 )
 from maskrcnn.models.norm import norm_factory
 from maskrcnn.models.resnet import ResNet, freeze_all_but
+from maskrcnn.models.rpn import RPNHead
 from maskrcnn.models.weights import (
     StateDict,
     read_weights,
@@ -31,29 +34,29 @@ Detector = TypeVar("Detector", bound=FasterRCNN)
 
 
 def resnet_fpn_backbone(
-    depth: int, out_channels: int = 256, norm: str = "batch", eps: float = 1e-5
+    body: str, out_channels: int = 256, norm: str = "batch", eps: float = 1e-5, fpn_norm: str | None = None
 ) -> BackboneWithFPN:
-    """ResNet-``depth`` (18, 34, 50, 101) with a pyramid of five levels, strides 4 to 64.
+    """A ResNet or ResNeXt with a pyramid of five levels, strides 4 to 64.
 
     Args:
-        depth: of the ResNet.
+        body: a name of :data:`maskrcnn.models.resnet.BODIES`, such as ``"resnet50"``.
         out_channels: of every level.
-        norm: normalisation of the ResNet: ``"batch"``, ``"frozen"`` or ``"group"``; the pyramid has none.
+        norm: normalisation of the ResNet: ``"batch"``, ``"frozen"``, ``"group"`` or ``"sync"``.
         eps: of the normalisation.
+        fpn_norm: normalisation of the pyramid; None: none.
     """
-    body = ResNet(depth, norm_factory(norm, eps))
-    return BackboneWithFPN(body, FeaturePyramidNetwork(body.out_channels, out_channels), out_channels)
+    resnet = ResNet(body, norm_factory(norm, eps))
+    pyramid_norm = None if fpn_norm is None else norm_factory(fpn_norm)
+    fpn = FeaturePyramidNetwork(resnet.out_channels, out_channels, pyramid_norm)
+    return BackboneWithFPN(resnet, fpn, out_channels)
 
 
-def maskrcnn_resnet50_fpn(
-    weights: Weights | None = None,
-    weights_backbone: Weights | None = None,
-    num_classes: int = 91,
-    **options: Any,
-) -> MaskRCNN:
-    """Mask R-CNN with a ResNet-50 FPN; parameter names and defaults are those of torchvision's function.
+@dataclass(frozen=True)
+class Preset(Generic[Detector]):
+    """A builder of one architecture, called like a function: ``maskrcnn_resnet50_fpn(num_classes=2)``.
 
-    Args:
+    Parameter names and defaults are those of torchvision's function of the same name. Arguments of the call:
+
         weights: state dict of the whole detector, or the path of a file with one (``.safetensors``,
             ``.pth``); torchvision's published files load, in both generations of their names. Nothing is
             downloaded.
@@ -61,86 +64,92 @@ def maskrcnn_resnet50_fpn(
             ``weights``.
         num_classes: K, the background included; must agree with ``weights``.
         options: ``trainable_backbone_layers`` (0 to 5, counted from the last; 3 with pretrained weights, else
-            5), ``norm`` (``"batch"``, ``"frozen"``, ``"group"``; batch norm without pretrained weights,
-            frozen with), ``norm_eps`` (0 for frozen norm under ``weights``, as the published files expect;
-            else 1e-5), ``anchor_sizes`` (pixels, one per pyramid level: a JSON value in place of
-            ``rpn_anchor_generator``), and every keyword of :class:`~maskrcnn.models.detector.MaskRCNN`.
+            5), ``norm`` of the ResNet (``"batch"``, ``"frozen"``, ``"group"``, ``"sync"``; batch norm without
+            pretrained weights; with them ``pretrained_norm``), ``norm_eps`` (0 for frozen norm under
+            ``weights``, as the published files expect; else 1e-5), ``anchor_sizes`` (pixels, one per pyramid
+            level: a JSON value in place of ``rpn_anchor_generator``), and every keyword of
+            :class:`~maskrcnn.models.detector.FasterRCNN` or :class:`~maskrcnn.models.detector.MaskRCNN`.
 
-    Raises:
-        FileNotFoundError: no such file, or the name of published weights.
-        ValueError, RuntimeError: options or weights that do not fit.
+    A call raises ``FileNotFoundError`` for a missing file or the name of published weights, and
+    ``ValueError`` or ``RuntimeError`` for options or weights that do not fit.
+
+    Attributes:
+        detector: the class that is built.
+        body: of the backbone, see :data:`maskrcnn.models.resnet.BODIES`.
+        fpn_norm: normalisation of the pyramid; None: none.
+        pretrained_norm: normalisation of a ResNet that starts from weights.
+        parts: gives the options of the detector that differ from its defaults.
     """
-    return _build(MaskRCNN, 50, weights, weights_backbone, num_classes, **options)
+
+    detector: type[Detector]
+    body: str
+    fpn_norm: str | None = None
+    pretrained_norm: str = "frozen"
+    parts: Callable[[], dict[str, Any]] = dict
+
+    def __call__(
+        self,
+        weights: Weights | None = None,
+        weights_backbone: Weights | None = None,
+        num_classes: int = 91,
+        *,
+        trainable_backbone_layers: int | None = None,
+        norm: str | None = None,
+        norm_eps: float | None = None,
+        **options: Any,
+    ) -> Detector:
+        state_dict = None if weights is None else upgrade_keys(read_weights(weights))
+        if state_dict is not None:
+            _check_classes(state_dict, num_classes)
+        norm, norm_eps = self.norm(norm, norm_eps, weights is not None, weights_backbone is not None)
+        backbone = resnet_fpn_backbone(self.body, norm=norm, eps=norm_eps, fpn_norm=self.fpn_norm)
+        if weights_backbone is not None and weights is None:
+            classifier = read_weights(weights_backbone, "weights_backbone")
+            backbone.body.load_state_dict(without_classifier(classifier))
+        trained = weights is not None or weights_backbone is not None
+        freeze_all_but(backbone.body, _trainable_layers(trained, trainable_backbone_layers))
+        model = self.detector(backbone, num_classes, **(self.parts() | _with_anchors(options)))
+        if state_dict is not None:
+            model.load_state_dict(state_dict)
+        return model
+
+    def norm(
+        self, norm: str | None, norm_eps: float | None, weights: bool, weights_backbone: bool
+    ) -> tuple[str, float]:
+        """The ResNet's norm and its epsilon where None leaves them to the weights that the model starts from."""
+        norm = norm or (self.pretrained_norm if weights or weights_backbone else "batch")
+        if norm_eps is None:
+            # torchvision's published detectors were trained with an epsilon of zero in their frozen norms.
+            norm_eps = 0.0 if norm == "frozen" and weights else 1e-5
+        return norm, norm_eps
 
 
-def maskrcnn_resnet18_fpn(
-    weights: Weights | None = None,
-    weights_backbone: Weights | None = None,
-    num_classes: int = 91,
-    **options: Any,
-) -> MaskRCNN:
-    """Mask R-CNN with a ResNet-18 FPN; arguments as for :func:`maskrcnn_resnet50_fpn`."""
-    return _build(MaskRCNN, 18, weights, weights_backbone, num_classes, **options)
+def _v2_parts() -> dict[str, Any]:
+    """The heads of torchvision's second recipe: two RPN convolutions, and a normalised 4conv1fc box head."""
+    return {
+        "rpn_head": RPNHead(256, len(DEFAULT_RATIOS), conv_depth=2),
+        "box_head": FastRCNNConvFCHead((256, 7, 7), (256,) * 4, (1024,), norm_factory("batch")),
+    }
 
 
-def maskrcnn_resnet34_fpn(
-    weights: Weights | None = None,
-    weights_backbone: Weights | None = None,
-    num_classes: int = 91,
-    **options: Any,
-) -> MaskRCNN:
-    """Mask R-CNN with a ResNet-34 FPN; arguments as for :func:`maskrcnn_resnet50_fpn`."""
-    return _build(MaskRCNN, 34, weights, weights_backbone, num_classes, **options)
+def _v2_mask_parts() -> dict[str, Any]:
+    return _v2_parts() | {"mask_head": MaskRCNNHeads(256, (256,) * 4, norm=norm_factory("batch"))}
 
 
-def maskrcnn_resnet101_fpn(
-    weights: Weights | None = None,
-    weights_backbone: Weights | None = None,
-    num_classes: int = 91,
-    **options: Any,
-) -> MaskRCNN:
-    """Mask R-CNN with a ResNet-101 FPN; arguments as for :func:`maskrcnn_resnet50_fpn`."""
-    return _build(MaskRCNN, 101, weights, weights_backbone, num_classes, **options)
-
-
-def fasterrcnn_resnet18_fpn(
-    weights: Weights | None = None,
-    weights_backbone: Weights | None = None,
-    num_classes: int = 91,
-    **options: Any,
-) -> FasterRCNN:
-    """Faster R-CNN with a ResNet-18 FPN; arguments as for :func:`maskrcnn_resnet50_fpn`."""
-    return _build(FasterRCNN, 18, weights, weights_backbone, num_classes, **options)
-
-
-def fasterrcnn_resnet34_fpn(
-    weights: Weights | None = None,
-    weights_backbone: Weights | None = None,
-    num_classes: int = 91,
-    **options: Any,
-) -> FasterRCNN:
-    """Faster R-CNN with a ResNet-34 FPN; arguments as for :func:`maskrcnn_resnet50_fpn`."""
-    return _build(FasterRCNN, 34, weights, weights_backbone, num_classes, **options)
-
-
-def fasterrcnn_resnet50_fpn(
-    weights: Weights | None = None,
-    weights_backbone: Weights | None = None,
-    num_classes: int = 91,
-    **options: Any,
-) -> FasterRCNN:
-    """Faster R-CNN with a ResNet-50 FPN; arguments as for :func:`maskrcnn_resnet50_fpn`."""
-    return _build(FasterRCNN, 50, weights, weights_backbone, num_classes, **options)
-
-
-def fasterrcnn_resnet101_fpn(
-    weights: Weights | None = None,
-    weights_backbone: Weights | None = None,
-    num_classes: int = 91,
-    **options: Any,
-) -> FasterRCNN:
-    """Faster R-CNN with a ResNet-101 FPN; arguments as for :func:`maskrcnn_resnet50_fpn`."""
-    return _build(FasterRCNN, 101, weights, weights_backbone, num_classes, **options)
+maskrcnn_resnet18_fpn = Preset(MaskRCNN, "resnet18")
+maskrcnn_resnet34_fpn = Preset(MaskRCNN, "resnet34")
+maskrcnn_resnet50_fpn = Preset(MaskRCNN, "resnet50")
+maskrcnn_resnet101_fpn = Preset(MaskRCNN, "resnet101")
+maskrcnn_resnet152_fpn = Preset(MaskRCNN, "resnet152")
+maskrcnn_resnext50_32x4d_fpn = Preset(MaskRCNN, "resnext50_32x4d")
+maskrcnn_resnext101_32x8d_fpn = Preset(MaskRCNN, "resnext101_32x8d")
+maskrcnn_resnext101_64x4d_fpn = Preset(MaskRCNN, "resnext101_64x4d")
+maskrcnn_resnet50_fpn_v2 = Preset(MaskRCNN, "resnet50", "batch", "batch", _v2_mask_parts)
+fasterrcnn_resnet18_fpn = Preset(FasterRCNN, "resnet18")
+fasterrcnn_resnet34_fpn = Preset(FasterRCNN, "resnet34")
+fasterrcnn_resnet50_fpn = Preset(FasterRCNN, "resnet50")
+fasterrcnn_resnet101_fpn = Preset(FasterRCNN, "resnet101")
+fasterrcnn_resnet50_fpn_v2 = Preset(FasterRCNN, "resnet50", "batch", "batch", _v2_parts)
 
 
 def maskrcnn_tiny(
@@ -157,7 +166,7 @@ def maskrcnn_tiny(
         num_classes: K, the background included.
         min_size, max_size: of the resized images, pixels.
         norm: normalisation of the ResNet.
-        options: ``anchor_sizes`` (see :func:`maskrcnn_resnet50_fpn`) and every other keyword of
+        options: ``anchor_sizes`` (see :class:`Preset`) and every other keyword of
             :class:`~maskrcnn.models.detector.MaskRCNN`; they replace the ones set here.
     """
     width = 64
@@ -175,24 +184,27 @@ def maskrcnn_tiny(
         "mask_head": MaskRCNNHeads(width, (width, width)),
         "mask_predictor": MaskRCNNPredictor(width, width, num_classes),
     }
-    backbone = resnet_fpn_backbone(18, width, norm)
+    backbone = resnet_fpn_backbone("resnet18", width, norm)
     return MaskRCNN(backbone, min_size=min_size, max_size=max_size, **(settings | _with_anchors(options)))
 
 
 BUILDERS: dict[str, Callable[..., FasterRCNN]] = {
-    builder.__name__: builder
-    for builder in (
-        maskrcnn_tiny,
-        maskrcnn_resnet18_fpn,
-        maskrcnn_resnet34_fpn,
-        maskrcnn_resnet50_fpn,
-        maskrcnn_resnet101_fpn,
-        fasterrcnn_resnet18_fpn,
-        fasterrcnn_resnet34_fpn,
-        fasterrcnn_resnet50_fpn,
-        fasterrcnn_resnet101_fpn,
-    )
+    "maskrcnn_tiny": maskrcnn_tiny,
+    **{name: value for name, value in globals().items() if isinstance(value, Preset)},
 }
+
+
+def without_weights(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A builder's arguments for the same architecture without the weight files that it once started from."""
+    files = ("weights", "weights_backbone")
+    started_from = {key for key in files if kwargs.get(key) is not None}
+    kept = {key: value for key, value in kwargs.items() if key not in started_from}
+    builder = BUILDERS.get(name)
+    if not started_from or not isinstance(builder, Preset):
+        return kept
+    kept.pop("trainable_backbone_layers", None)  # has no effect on, and no place in, a model without weights
+    norm = builder.norm(kept.get("norm"), kept.get("norm_eps"), *(key in started_from for key in files))
+    return kept | dict(zip(("norm", "norm_eps"), norm, strict=True))
 
 
 def build_model(name: str, **kwargs: Any) -> FasterRCNN:
@@ -204,44 +216,6 @@ def build_model(name: str, **kwargs: Any) -> FasterRCNN:
     if name not in BUILDERS:
         raise ValueError(f"model: expected one of {', '.join(BUILDERS)}, got {name!r}")
     return BUILDERS[name](**kwargs)
-
-
-def _build(
-    detector: type[Detector],
-    depth: int,
-    weights: Weights | None,
-    weights_backbone: Weights | None,
-    num_classes: int,
-    *,
-    trainable_backbone_layers: int | None = None,
-    norm: str | None = None,
-    norm_eps: float | None = None,
-    **options: Any,
-) -> Detector:
-    state_dict = None if weights is None else upgrade_keys(read_weights(weights))
-    if state_dict is not None:
-        _check_classes(state_dict, num_classes)
-    trained = weights is not None or weights_backbone is not None
-    norm, norm_eps = norm_of_backbone(norm, norm_eps, weights is not None, weights_backbone is not None)
-    backbone = resnet_fpn_backbone(depth, norm=norm, eps=norm_eps)
-    if weights_backbone is not None and weights is None:
-        backbone.body.load_state_dict(without_classifier(read_weights(weights_backbone, "weights_backbone")))
-    freeze_all_but(backbone.body, _trainable_layers(trained, trainable_backbone_layers))
-    model = detector(backbone, num_classes, **_with_anchors(options))
-    if state_dict is not None:
-        model.load_state_dict(state_dict)
-    return model
-
-
-def norm_of_backbone(
-    norm: str | None, norm_eps: float | None, weights: bool, weights_backbone: bool
-) -> tuple[str, float]:
-    """The ResNet's norm and its epsilon where None leaves them to the weights that a builder starts from."""
-    norm = norm or ("frozen" if weights or weights_backbone else "batch")
-    if norm_eps is None:
-        # torchvision's published detectors were trained with an epsilon of zero in their frozen norms.
-        norm_eps = 0.0 if norm == "frozen" and weights else 1e-5
-    return norm, norm_eps
 
 
 def _with_anchors(options: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +241,7 @@ def _trainable_layers(trained: bool, wanted: int | None) -> int:
         warnings.warn(
             f"trainable_backbone_layers={wanted} has no effect without weights or weights_backbone: "
             "all layers are trained",
-            stacklevel=4,
+            stacklevel=3,
         )
     return 5
 

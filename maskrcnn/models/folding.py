@@ -12,7 +12,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 
 from maskrcnn.models.norm import FrozenBatchNorm2d
 
-CONSTANT_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+CONSTANT_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 
 
 def fold_norms(model: nn.Module) -> nn.Module:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn.models.norm import NormFactory
+
 
 class FeaturePyramidNetwork(nn.Module):
     """Laterals (1x1), top-down sums (nearest neighbour), output convolutions (3x3), a subsampled last level.
@@ -12,20 +14,24 @@ class FeaturePyramidNetwork(nn.Module):
     Args:
         in_channels_list: channels of the input maps, finest first.
         out_channels: channels of every output map.
+        norm: constructor of the normalisation after each convolution; None: none, and biases instead.
 
     ``forward`` takes ``{name: [N, C, H, W]}``, finest first, and returns the same names and sizes with
     ``out_channels`` channels, and ``"pool"``: the coarsest output with every second row and column.
     """
 
-    def __init__(self, in_channels_list: list[int], out_channels: int) -> None:
+    def __init__(
+        self, in_channels_list: list[int], out_channels: int, norm: NormFactory | None = None
+    ) -> None:
         super().__init__()
-        # One-element Sequentials: the parameter names in circulation are inner_blocks.0.0.weight and so on.
-        self.inner_blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, out_channels, 1)) for channels in in_channels_list
-        )
-        self.layer_blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(out_channels, out_channels, 3, padding=1)) for _ in in_channels_list
-        )
+
+        def conv(channels: int, size: int) -> nn.Sequential:
+            # A Sequential even of one: the parameter names in circulation are inner_blocks.0.0.weight and so on.
+            layer = nn.Conv2d(channels, out_channels, size, padding=size // 2, bias=norm is None)
+            return nn.Sequential(layer) if norm is None else nn.Sequential(layer, norm(out_channels))
+
+        self.inner_blocks = nn.ModuleList(conv(channels, 1) for channels in in_channels_list)
+        self.layer_blocks = nn.ModuleList(conv(out_channels, 3) for _ in in_channels_list)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn.models.norm import NormFactory
+
 
 class TwoMLPHead(nn.Module):
     """Two fully connected layers with ReLU on the flattened pooled features.
@@ -25,6 +27,47 @@ class TwoMLPHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.fc7(F.relu(self.fc6(x.flatten(start_dim=1)))))
+
+
+def _conv_block(
+    in_channels: int, out_channels: int, norm: NormFactory | None, dilation: int = 1
+) -> nn.Sequential:
+    """3x3 convolution of constant size, normalisation if any (the convolution then has no bias), ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=norm is None)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return nn.Sequential(conv, *([] if norm is None else [norm(out_channels)]), nn.ReLU(inplace=True))
+
+
+class FastRCNNConvFCHead(nn.Sequential):
+    """3x3 convolutions, then fully connected layers with ReLU; "4conv1fc" has four and one.
+
+    Args:
+        input_size: (C, P, P) of the pooled features.
+        conv_layers: channels of each convolution.
+        fc_layers: width of each fully connected layer.
+        norm: constructor of the normalisation after each convolution; None: none.
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int, int],
+        conv_layers: Sequence[int],
+        fc_layers: Sequence[int],
+        norm: NormFactory | None = None,
+    ) -> None:
+        channels, height, width = input_size
+        layers: list[nn.Module] = []
+        for out_channels in conv_layers:
+            layers.append(_conv_block(channels, out_channels, norm))
+            channels = out_channels
+        layers.append(nn.Flatten())
+        channels *= height * width
+        for out_channels in fc_layers:
+            layers += [nn.Linear(channels, out_channels), nn.ReLU(inplace=True)]
+            channels = out_channels
+        super().__init__(*layers)
 
 
 class FastRCNNPredictor(nn.Module):
@@ -46,27 +89,24 @@ class FastRCNNPredictor(nn.Module):
 
 
 class MaskRCNNHeads(nn.Sequential):
-    """A small fully convolutional network: 3x3 convolutions with ReLU at constant size.
+    """A small fully convolutional network: 3x3 convolutions, normalised or not, with ReLU at constant size.
 
     Args:
         in_channels: channels of the pooled features.
         layers: channels of each convolution.
         dilation: of each convolution.
+        norm: constructor of the normalisation after each convolution; None: none.
     """
 
-    def __init__(self, in_channels: int, layers: Sequence[int], dilation: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        layers: Sequence[int],
+        dilation: int = 1,
+        norm: NormFactory | None = None,
+    ) -> None:
         inputs = (in_channels, *layers[:-1])
-        super().__init__(
-            *(
-                nn.Sequential(nn.Conv2d(i, o, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True))
-                for i, o in zip(inputs, layers, strict=True)
-            )
-        )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        super().__init__(*(_conv_block(i, o, norm, dilation) for i, o in zip(inputs, layers, strict=True)))
 
 
 class MaskRCNNPredictor(nn.Sequential):

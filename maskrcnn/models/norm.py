@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 NormFactory = Callable[[int], nn.Module]
 
-NORMS = ("batch", "frozen", "group")
+NORMS = ("batch", "frozen", "group", "sync")
 GROUPS = 32  # group normalisation: 32 groups (Wu and He, 2018)
 
 
@@ -56,8 +56,10 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def norm_factory(norm: str, eps: float = 1e-5) -> NormFactory:
-    """Return the constructor ``channels -> layer`` of a normalisation: ``"batch"``, ``"frozen"`` or
-    ``"group"``.
+    """Return the constructor ``channels -> layer`` of a normalisation.
+
+    ``"batch"``, ``"frozen"`` (:class:`FrozenBatchNorm2d`), ``"group"``, or ``"sync"``: batch norm over all
+    processes of a distributed run, which trains on GPUs only.
 
     Raises:
         ValueError: another name.
@@ -68,4 +70,6 @@ def norm_factory(norm: str, eps: float = 1e-5) -> NormFactory:
         return lambda channels: FrozenBatchNorm2d(channels, eps=eps)
     if norm == "group":
         return lambda channels: nn.GroupNorm(GROUPS, channels, eps=eps)
+    if norm == "sync":
+        return lambda channels: nn.SyncBatchNorm(channels, eps=eps)
     raise ValueError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")

@@ -1,10 +1,14 @@
-"""ResNet bodies (He et al., 2015): the convolutional part, giving the maps of its four stages.
+"""ResNet and ResNeXt bodies (He et al., 2015; Xie et al., 2016): the convolutional part, giving the maps of its
+four stages.
 
-The bottleneck carries its stride in the 3x3 convolution, as the weights in circulation expect. Parameter
-names are torchvision's (``conv1``, ``bn1``, ``layer1.0.conv1``, ``layer1.0.downsample.0`` ...).
+Parameter names are torchvision's (``conv1``, ``bn1``, ``layer1.0.conv1``, ``layer1.0.downsample.0`` ...).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -16,12 +20,45 @@ LAYOUTS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
     34: (False, (3, 4, 6, 3)),
     50: (True, (3, 4, 6, 3)),
     101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
 }
 STAGE_WIDTHS = (64, 128, 256, 512)
 
 
-def _conv(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
+@dataclass(frozen=True)
+class Body:
+    """A ResNet by its numbers: layers, and for ResNeXt the groups of the 3x3 convolutions and their width."""
+
+    depth: int
+    groups: int = 1
+    width_per_group: int = 64
+
+
+BODIES = {
+    "resnet18": Body(18),
+    "resnet34": Body(34),
+    "resnet50": Body(50),
+    "resnet101": Body(101),
+    "resnet152": Body(152),
+    "resnext50_32x4d": Body(50, 32, 4),
+    "resnext101_32x8d": Body(101, 32, 8),
+    "resnext101_64x4d": Body(101, 64, 4),
+}
+
+
+def _conv(
+    in_channels: int, out_channels: int, size: int, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        size,
+        stride,
+        padding=dilation * (size // 2),
+        dilation=dilation,
+        groups=groups,
+        bias=False,
+    )
 
 
 class BasicBlock(nn.Module):
@@ -29,12 +66,14 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, norm: NormFactory) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, dilation: int = 1, *, norm: NormFactory
+    ) -> None:
         super().__init__()
-        self.conv1 = _conv(in_channels, width, 3, stride)
+        self.conv1 = _conv(in_channels, width, 3, stride, dilation=dilation)
         self.bn1 = norm(width)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _conv(width, width, 3)
+        self.conv2 = _conv(width, width, 3, dilation=dilation)
         self.bn2 = norm(width)
         self.downsample = _shortcut(in_channels, width, stride, norm)
 
@@ -46,18 +85,34 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 reduction, 3x3 convolution (with the stride), 1x1 expansion by four, and the identity."""
+    """1x1 reduction, 3x3 convolution, 1x1 expansion by four, and the identity.
+
+    The 3x3 convolution carries the stride, as torchvision's weights expect; ``stride_in_1x1`` moves it to the
+    reduction, as in the original network and its weights (Detectron's, MSRA's).
+    """
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, norm: NormFactory) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        dilation: int = 1,
+        *,
+        norm: NormFactory,
+        groups: int = 1,
+        width_per_group: int = 64,
+        stride_in_1x1: bool = False,
+    ) -> None:
         super().__init__()
         out_channels = width * self.expansion
-        self.conv1 = _conv(in_channels, width, 1)
-        self.bn1 = norm(width)
-        self.conv2 = _conv(width, width, 3, stride)
-        self.bn2 = norm(width)
-        self.conv3 = _conv(width, out_channels, 1)
+        inner = width * width_per_group // 64 * groups
+        self.conv1 = _conv(in_channels, inner, 1, stride if stride_in_1x1 else 1)
+        self.bn1 = norm(inner)
+        self.conv2 = _conv(inner, inner, 3, 1 if stride_in_1x1 else stride, groups, dilation)
+        self.bn2 = norm(inner)
+        self.conv3 = _conv(inner, out_channels, 1)
         self.bn3 = norm(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, out_channels, stride, norm)
@@ -78,32 +133,48 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: NormFactor
 
 
 class ResNet(nn.Module):
-    """A ResNet without its classifier.
+    """A ResNet or ResNeXt without its classifier.
 
     Args:
-        depth: 18, 34, 50 or 101.
+        body: a name of :data:`BODIES`, or a :class:`Body`.
         norm: constructor of the normalisation layers.
+        stride_in_1x1: see :class:`Bottleneck`.
+        dilated: the last stage keeps stride 16 and dilates its 3x3 convolutions by 2 instead ("DC5").
 
-    Returns from ``forward``: ``{"0": [N, C0, H/4, W/4], "1": .../8, "2": .../16, "3": .../32}``;
-    :attr:`out_channels` holds C0..C3.
+    Returns from ``forward``: ``{"0": [N, C0, H/4, W/4], "1": .../8, "2": .../16, "3": .../32}`` (dilated:
+    .../16 twice); :attr:`out_channels` holds C0..C3.
     """
 
-    def __init__(self, depth: int, norm: NormFactory) -> None:
+    def __init__(
+        self, body: str | Body, norm: NormFactory, *, stride_in_1x1: bool = False, dilated: bool = False
+    ) -> None:
         super().__init__()
-        if depth not in LAYOUTS:
-            raise ValueError(f"ResNet: expected depth in {sorted(LAYOUTS)}, got {depth}")
-        bottleneck, blocks = LAYOUTS[depth]
-        block = Bottleneck if bottleneck else BasicBlock
-        self.out_channels = [width * block.expansion for width in STAGE_WIDTHS]
+        if isinstance(body, str):
+            if body not in BODIES:
+                raise ValueError(f"ResNet: expected body in {sorted(BODIES)}, got {body!r}")
+            body = BODIES[body]
+        bottleneck, blocks = LAYOUTS[body.depth]
+        block: Callable[..., nn.Module] = partial(BasicBlock, norm=norm)
+        if bottleneck:
+            block = partial(
+                Bottleneck,
+                norm=norm,
+                groups=body.groups,
+                width_per_group=body.width_per_group,
+                stride_in_1x1=stride_in_1x1,
+            )
+        expansion = Bottleneck.expansion if bottleneck else BasicBlock.expansion
+        self.out_channels = [width * expansion for width in STAGE_WIDTHS]
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         inputs = (64, *self.out_channels[:3])
-        self.layer1 = _stage(block, inputs[0], 64, blocks[0], 1, norm)
-        self.layer2 = _stage(block, inputs[1], 128, blocks[1], 2, norm)
-        self.layer3 = _stage(block, inputs[2], 256, blocks[2], 2, norm)
-        self.layer4 = _stage(block, inputs[3], 512, blocks[3], 2, norm)
+        shapes = list(zip(inputs, STAGE_WIDTHS, self.out_channels, blocks, strict=True))
+        self.layer1 = _stage(block, *shapes[0], stride=1)
+        self.layer2 = _stage(block, *shapes[1], stride=2)
+        self.layer3 = _stage(block, *shapes[2], stride=2)
+        self.layer4 = _stage(block, *shapes[3], stride=1 if dilated else 2, dilation=2 if dilated else 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -118,16 +189,17 @@ class ResNet(nn.Module):
 
 
 def _stage(
-    block: type[BasicBlock | Bottleneck],
+    block: Callable[..., nn.Module],
     in_channels: int,
     width: int,
+    out_channels: int,
     count: int,
+    *,
     stride: int,
-    norm: NormFactory,
+    dilation: int = 1,
 ) -> nn.Sequential:
-    out_channels = width * block.expansion
-    first = block(in_channels, width, stride, norm)
-    return nn.Sequential(first, *(block(out_channels, width, 1, norm) for _ in range(count - 1)))
+    first = block(in_channels, width, stride, dilation)
+    return nn.Sequential(first, *(block(out_channels, width, 1, dilation) for _ in range(count - 1)))
 
 
 def freeze_all_but(body: nn.Module, trainable_layers: int) -> None:

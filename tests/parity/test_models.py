@@ -22,6 +22,9 @@ from detectors import (
 from torch import Tensor, nn
 
 import maskrcnn
+from maskrcnn.models.norm import norm_factory
+from maskrcnn.models.resnet import BODIES, ResNet
+from maskrcnn.models.weights import without_classifier
 
 pytestmark = pytest.mark.peer
 
@@ -79,6 +82,44 @@ def batch_norm_keys(frozen: nn.Module) -> list[str]:
     for key in frozen.state_dict():
         keys += [key, key.replace("running_var", "num_batches_tracked")] if "running_var" in key else [key]
     return keys
+
+
+@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn_v2"])
+def test_second_recipe_detections(peer: Any, name: str) -> None:
+    torch.manual_seed(7)
+    theirs = getattr(peer, name)(weights=None, weights_backbone=None, num_classes=CLASSES, **SMALL)
+    state_dict = calibrate(theirs)
+    ours = maskrcnn.build_model(name, num_classes=CLASSES, **SMALL)
+    assert list(ours.state_dict()) == list(state_dict)
+    ours.load_state_dict(state_dict, strict=True)
+    assert_same_detections(detect(ours), detect(theirs))
+    assert build_parameters(ours) == build_parameters(theirs)
+
+
+def build_parameters(model: nn.Module) -> list[tuple[str, list[int], bool]]:
+    return [(name, list(p.shape), p.requires_grad) for name, p in model.named_parameters()]
+
+
+@pytest.mark.parametrize("body", [name for name in BODIES if name not in ("resnet18", "resnet50")])
+def test_bodies_have_the_names_of_classifiers(body: str) -> None:
+    models = pytest.importorskip("torchvision").models
+    with torch.device("meta"):
+        ours = ResNet(body, norm_factory("batch"))
+        theirs = without_classifier(getattr(models, body)(weights=None).state_dict())
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: value.shape for key, value in theirs.items()
+    }
+
+
+def test_grouped_body_gives_the_same_map() -> None:
+    models = pytest.importorskip("torchvision").models
+    torch.manual_seed(0)
+    theirs = models.resnext50_32x4d(weights=None).eval()
+    ours = ResNet("resnext50_32x4d", norm_factory("batch")).eval()
+    ours.load_state_dict(without_classifier(theirs.state_dict()), strict=True)
+    x = torch.randn(1, 3, 64, 64)
+    expected = nn.Sequential(*list(theirs.children())[:-2])(x)
+    torch.testing.assert_close(ours(x)["3"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_tiny_detections(peer: Any, tiny_state: OrderedDict[str, Tensor]) -> None:

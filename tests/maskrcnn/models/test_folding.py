@@ -24,7 +24,7 @@ def unlike_identity(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 def test_folded_body_gives_the_same_maps(depth, norm):
     torch.manual_seed(0)
-    body = unlike_identity(ResNet(depth, norm_factory(norm, eps=1e-3))).double().train()
+    body = unlike_identity(ResNet(f"resnet{depth}", norm_factory(norm, eps=1e-3))).double().train()
     before = {name: value.clone() for name, value in body.state_dict().items()}
     folded = fold_norms(body)
     assert body.training
@@ -38,7 +38,7 @@ def test_folded_body_gives_the_same_maps(depth, norm):
 
 
 def test_what_is_not_constant_or_does_not_follow_stays():
-    body = ResNet(18, norm_factory("group"))
+    body = ResNet("resnet18", norm_factory("group"))
     folded = fold_norms(body)
     assert sum(isinstance(module, nn.GroupNorm) for module in folded.modules()) == 20
     apart = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3))

@@ -79,7 +79,7 @@ def test_bad_images(tiny: Build, images: Any, message: str) -> None:
 
 
 def test_bad_options() -> None:
-    backbone = resnet_fpn_backbone(18, 32)
+    backbone = resnet_fpn_backbone("resnet18", 32)
     with pytest.raises(ValueError, match=r"backbone: expected an attribute out_channels"):
         maskrcnn.FasterRCNN(nn.Identity(), 2)
     with pytest.raises(ValueError, match=r"either num_classes or box_predictor, got neither"):
@@ -88,10 +88,10 @@ def test_bad_options() -> None:
         maskrcnn.FasterRCNN(backbone, 2, box_predictor=FastRCNNPredictor(1024, 2))
     with pytest.raises(ValueError, match=r"either num_classes or mask_predictor, got neither"):
         maskrcnn.MaskRCNN(backbone, box_predictor=FastRCNNPredictor(1024, 2))
-    with pytest.raises(ValueError, match=r"norm: expected one of batch, frozen, group, got 'layer'"):
+    with pytest.raises(ValueError, match=r"norm: expected one of batch, frozen, group, sync, got 'layer'"):
         maskrcnn.maskrcnn_tiny(2, norm="layer")
-    with pytest.raises(ValueError, match=r"ResNet: expected depth in \[18, 34, 50, 101\], got 19"):
-        resnet_fpn_backbone(19)
+    with pytest.raises(ValueError, match=r"ResNet: expected body in \['resnet101', .*\], got 'resnet19'"):
+        resnet_fpn_backbone("resnet19")
     with pytest.raises(ValueError, match=r"aspect_ratios: .*each of the 2 levels of sizes, got 1"):
         AnchorGenerator(((8,), (16,)), ((1.0,),))
 

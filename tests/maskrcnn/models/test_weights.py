@@ -28,7 +28,7 @@ def state_dict() -> Mapping[str, torch.Tensor]:
 
 def body_weights(depth: int) -> dict[str, torch.Tensor]:
     """What a classification ResNet saves: the body, counts of batches, and the classifier."""
-    state_dict = ResNet(depth, norm_factory("batch")).state_dict()
+    state_dict = ResNet(f"resnet{depth}", norm_factory("batch")).state_dict()
     return {**state_dict, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
 
 
