@@ -18,7 +18,16 @@ import torch
 from benchmarks import environment, report
 from benchmarks.harness import Clock, Row, Setting, measure
 
-STEMS = ("roi_align", "roi_pool", "nms", "soft_nms", "box_coder", "paste_masks", "keypoints")
+STEMS = (
+    "roi_align",
+    "multiscale_roi_align",
+    "roi_pool",
+    "nms",
+    "soft_nms",
+    "box_coder",
+    "paste_masks",
+    "keypoints",
+)
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 
 

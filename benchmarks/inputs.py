@@ -81,6 +81,13 @@ def feature_map(sizes: Sizes, dtype: torch.dtype, layout: str) -> Tensor:
     return features.to(dtype).contiguous(memory_format=LAYOUTS[layout])
 
 
+def feature_pyramid(sizes: Sizes, layout: str, levels: int) -> list[Tensor]:
+    """[1, C, H / s, W / s] for the first strides s of the pyramid, normal, float32."""
+    shapes = [tuple(-(-side // stride) for side in sizes.image) for stride in PYRAMID_STRIDES[:levels]]
+    maps = [torch.randn(1, sizes.channels, *shape, generator=_generator(11)) for shape in shapes]
+    return [each.contiguous(memory_format=LAYOUTS[layout]) for each in maps]
+
+
 def pooled_gradient(sizes: Sizes, dtype: torch.dtype) -> Tensor:
     """[R, C, P, P], normal."""
     shape = (sizes.rois, sizes.channels, POOLED, POOLED)

@@ -5,12 +5,15 @@
 
 STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
   m.def(
-      "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width, "
-      "int sampling_ratio, bool aligned) -> Tensor");
+      "roi_align(Tensor[] features, Tensor rois, Tensor? levels, float[] spatial_scales, SymInt pooled_height, "
+      "SymInt pooled_width, int sampling_ratio, bool aligned, bool maximum, float[] level_rule) -> (Tensor, Tensor)");
   m.def(
-      "roi_align_backward(Tensor grad_output, Tensor rois, float spatial_scale, SymInt pooled_height, "
-      "SymInt pooled_width, int sampling_ratio, bool aligned, SymInt images, SymInt channels, SymInt height, "
-      "SymInt width, bool channels_last) -> Tensor");
+      "roi_align_backward(Tensor grad_output, Tensor? argmax, Tensor rois, Tensor? levels, float[] spatial_scales, "
+      "int sampling_ratio, bool aligned, float[] level_rule, SymInt images, SymInt[] sizes, int[] channels_last) "
+      "-> Tensor[]");
+  m.def(
+      "roi_align_backward_boxes(Tensor grad_output, Tensor? argmax, Tensor[] features, Tensor rois, Tensor? levels, "
+      "float[] spatial_scales, int sampling_ratio, bool aligned, float[] level_rule) -> Tensor");
   m.def("encode_boxes(Tensor reference_boxes, Tensor proposals, float[] weights) -> Tensor");
   m.def(
       "encode_boxes_backward(Tensor grad_deltas, Tensor reference_boxes, Tensor proposals, float[] weights) "

@@ -23,7 +23,7 @@ else:
     )
     from maskrcnn_ops.keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
     from maskrcnn_ops.masks_to_boxes import masks_to_boxes
-    from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign
+    from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
     from maskrcnn_ops.nms import batched_nms, fast_nms, nms, padded_nms
     from maskrcnn_ops.paste_masks import paste_masks
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
@@ -48,6 +48,7 @@ __all__ = [
     "heatmaps_to_keypoints",
     "keypoints_to_heatmap_targets",
     "masks_to_boxes",
+    "multiscale_roi_align",
     "nms",
     "padded_nms",
     "paste_masks",

@@ -3,26 +3,95 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from maskrcnn_ops._checks import as_rois, is_channels_last, pair
-from maskrcnn_ops.roi_align import roi_align
+from maskrcnn_ops._checks import as_rois, pair
+from maskrcnn_ops.roi_align import SINGLE_LEVEL, pool_levels
 
-__all__ = ["MultiScaleRoIAlign"]
+__all__ = ["MultiScaleRoIAlign", "multiscale_roi_align"]
+
+
+def multiscale_roi_align(
+    features: Sequence[Tensor],
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scales: Sequence[float],
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    *,
+    levels: Tensor | None = None,
+    canonical_scale: float = 224,
+    canonical_level: float = 4,
+    epsilon: float = 1e-6,
+    epsilon_inside: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """:func:`roi_align` of each region from the level of a feature pyramid that fits its size, in one kernel call.
+
+    Lin et al.: Feature Pyramid Networks for Object Detection (CVPR 2017), equation 1. A box of area A is pooled from
+    level ``floor(canonical_level + log2(sqrt(A) / canonical_scale + epsilon_inside) + epsilon)``, clamped to the levels
+    there are: level k has scale 2^-k, and the maps are taken to be one level apart, finest first. A box without area,
+    inside out, or with a NaN goes to the finest. The rule is evaluated in the type in which regions are pooled
+    (float32, or float64 for float64 features), and agrees with torch's own evaluation in that type.
+
+    Args:
+        features: one map [N, C, H_k, W_k] per level, finest first, one to eight; N, C, dtype and device alike, H, W and
+            strides of their own. The result has the layout of the first.
+        boxes: as for :func:`roi_align`, in pixels of the image.
+        output_size: P or (P_h, P_w), at least 1.
+        spatial_scales: map cells per image pixel, one for each level.
+        sampling_ratio, aligned, reduction: as for :func:`roi_align`.
+        levels: index into ``features`` of each region, int32 or int64 [R]; the rule is then not used.
+        canonical_scale: side in pixels of a box that belongs to ``canonical_level``.
+        canonical_level: level of a box of ``canonical_scale``.
+        epsilon, epsilon_inside: keep a box of exactly the canonical size on its level in spite of rounding.
+            torchvision adds 1e-6 to the logarithm; detectron2 1e-8 inside it.
+
+    Returns:
+        [R, C, P_h, P_w] in the features' dtype, in the order of the boxes.
+
+    Raises:
+        ValueError, RuntimeError: as :func:`roi_align`; for maps that do not fit together, and on the CPU for a level
+            outside [0, len(features)). On CUDA, where nothing is read back, such a region gives zeros.
+
+    Gradients flow to every map, zeros to one that no box falls on, and to the boxes, as in :func:`roi_align`; the
+    choice of the level has none. Forward and backward are deterministic, without synchronisation, and have batching
+    rules for ``torch.vmap``.
+
+    Equivalent to:
+        ``roi_align(features[k], boxes[levels == k], ...)`` for each k, put together in the order of the boxes; see
+        ``maskrcnn_ops.reference.multiscale_roi_align``.
+    """
+    op = "multiscale_roi_align"
+    if len(features) != len(spatial_scales) or not features:
+        raise ValueError(
+            f"{op}: expected as many spatial_scales as features, at least one, got {len(spatial_scales)} and "
+            f"{len(features)}"
+        )
+    rule = SINGLE_LEVEL
+    if len(features) > 1:
+        finest, coarsest = (round(-math.log2(scale)) for scale in (spatial_scales[0], spatial_scales[-1]))
+        rule = [canonical_scale, canonical_level, epsilon, epsilon_inside, finest, coarsest]
+    return pool_levels(
+        op,
+        list(features),
+        as_rois(boxes, op),
+        levels,
+        output_size,
+        list(spatial_scales),
+        sampling_ratio,
+        aligned,
+        reduction,
+        rule,
+    )
 
 
 class MultiScaleRoIAlign(nn.Module):
-    """Pools each box by :func:`roi_align` (not aligned) from the pyramid level that fits its size.
-
-    Lin et al.: Feature Pyramid Networks for Object Detection (CVPR 2017), equation 1. A box of area A is
-    pooled from level ``floor(canonical_level + log2(sqrt(A) / canonical_scale) + 1e-6)``, clamped to the
-    levels given; a box without area, or turned inside out, from the finest. A single level takes every box.
+    """Pools each box from the pyramid level that fits its size: :func:`multiscale_roi_align`, not aligned.
 
     The scales are inferred at the first call and kept: that of a level is the power of two nearest to the
-    map's height over the height of the batch (the largest of ``image_shapes``), and level k has scale 2^-k.
-    Maps are expected one level apart; where a level is left out, maps are still counted from the finest, and
-    boxes beyond the last map take the last (torchvision gives zeros for those).
+    map's height over the height of the batch (the largest of ``image_shapes``). Where a level is left out, maps are
+    still counted from the finest, and boxes beyond the last map take the last (torchvision gives zeros for those).
 
     Args:
         featmap_names: names of the maps to pool from; ``forward`` takes them in its
@@ -61,13 +130,12 @@ class MultiScaleRoIAlign(nn.Module):
             image_shapes: (height, width) of each image as the backbone saw it.
 
         Returns:
-            [R, C, P_h, P_w] in the order of the boxes and in the dtype of the finest map.
+            [R, C, P_h, P_w] in the order of the boxes. Maps of other dtypes are converted to the finest's.
 
         Raises:
             ValueError: for no images, or if no map has one of the names; RuntimeError: as :func:`roi_align`.
 
-        Gradients flow to every map, zeros to one that no box falls on; not to ``boxes``. Deterministic. With
-        several levels on CUDA the number of boxes of each level is read back, one synchronisation.
+        Gradients and determinism as for :func:`multiscale_roi_align`; no synchronisation.
         """
         maps = [features for name, features in x.items() if name in self.featmap_names]
         if not maps:
@@ -80,33 +148,15 @@ class MultiScaleRoIAlign(nn.Module):
             raise ValueError(
                 f"MultiScaleRoIAlign: expected {len(self.scales)} maps as in the first call, got {len(maps)}"
             )
-        rois = as_rois(boxes, "MultiScaleRoIAlign")
-        if len(maps) == 1:
-            return roi_align(maps[0], rois, self.output_size, self.scales[0], self.sampling_ratio)
-
-        # RoIs sorted by level: each level pools one slice, and all results move to their places at once.
-        levels = self._levels(rois)
-        order = levels.argsort(stable=True)
-        counts = torch.bincount(levels, minlength=len(maps)).tolist()
-        slices = rois[order].split(counts)
-        pooled = torch.cat(
-            [
-                roi_align(features, part, self.output_size, scale, self.sampling_ratio).to(maps[0].dtype)
-                for features, part, scale in zip(maps, slices, self.scales, strict=True)
-            ]
+        return multiscale_roi_align(
+            [each.to(maps[0].dtype) for each in maps],
+            as_rois(boxes, "MultiScaleRoIAlign"),
+            self.output_size,
+            self.scales,
+            self.sampling_ratio,
+            canonical_scale=self.canonical_scale,
+            canonical_level=self.canonical_level,
         )
-        # Said again, because cat forgets channels_last where a level has no boxes.
-        layout = torch.channels_last if is_channels_last(maps[0]) else torch.contiguous_format
-        return torch.empty_like(pooled, memory_format=layout).index_copy_(0, order, pooled)
-
-    def _levels(self, rois: Tensor) -> Tensor:
-        """Index of each RoI's map: int64 [R]."""
-        assert self.scales is not None
-        finest, coarsest = (round(-math.log2(scale)) for scale in (self.scales[0], self.scales[-1]))
-        sides = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
-        level = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_scale) + 1e-6)
-        index = level.nan_to_num(nan=finest).clamp(finest, coarsest).long() - finest
-        return index.clamp(max=len(self.scales) - 1)
 
     def extra_repr(self) -> str:
         return (

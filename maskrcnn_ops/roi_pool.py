@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_ops._batching import fold, fold_maps, fold_rois, unfold
 from maskrcnn_ops._checks import as_rois, empty_map, is_channels_last, pair
 
 __all__ = ["RoIPool", "roi_pool"]
@@ -44,7 +45,7 @@ def roi_pool(
 
     Gradients flow to the maximum of each bin, to the first in row-major order where several are equal (twice
     differentiable), not to ``boxes``. Forward and backward are deterministic. Under autocast the features
-    keep their dtype and the boxes theirs.
+    keep their dtype and the boxes theirs. ``torch.vmap`` folds the new dimension into the batch.
 
     Equivalent to:
         ``input[n, :, top:bottom, left:right].amax((1, 2))`` for each bin; see
@@ -133,3 +134,44 @@ torch.library.register_autograd("maskrcnn_ops::roi_pool", _backward, setup_conte
 torch.library.register_autograd(
     "maskrcnn_ops::roi_pool_backward", _double_backward, setup_context=_save_backward
 )
+
+
+def _batch_forward(
+    info: Any, in_dims: tuple[Any, ...], input: Tensor, rois: Tensor, *options: Any
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    size, dim = info.batch_size, in_dims[0]
+    images = input.shape[0] if dim is None else input.movedim(dim, 0).shape[1]
+    (maps,), shift = fold_maps([input], [dim], size)
+    rois = fold_rois(rois, in_dims[1], size, images, shift)
+    output, argmax = torch.ops.maskrcnn_ops.roi_pool(maps, rois, *options)
+    return (unfold(output, size), unfold(argmax, size)), (0, 0)
+
+
+def _batch_backward(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    grad_output: Tensor,
+    argmax: Tensor,
+    rois: Tensor,
+    scale: float,
+    pooled_height: int,
+    pooled_width: int,
+    images: int,
+    *rest: Any,
+) -> tuple[Tensor, int]:
+    size = info.batch_size
+    gradient = torch.ops.maskrcnn_ops.roi_pool_backward(
+        fold(grad_output, in_dims[0], size),
+        fold(argmax, in_dims[1], size),
+        fold_rois(rois, in_dims[2], size, images, images),
+        scale,
+        pooled_height,
+        pooled_width,
+        images * size,
+        *rest,
+    )
+    return unfold(gradient, size), 0
+
+
+torch.library.register_vmap("maskrcnn_ops::roi_pool", _batch_forward)
+torch.library.register_vmap("maskrcnn_ops::roi_pool_backward", _batch_backward)

@@ -23,6 +23,7 @@ TARGETS = {
     "roi_align/forward/float32/channels_last": 15.0,
     "roi_align/backward/float32/contiguous": 6.0,
     "roi_align/backward/float32/channels_last": 6.0,
+    "multiscale_roi_align/forward/float32/contiguous": 12.0,
     "roi_pool/forward/float32/contiguous": 8.0,
     "roi_pool/forward/float32/channels_last": 8.0,
     "nms/1000/scattered": 5.0,

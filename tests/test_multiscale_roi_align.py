@@ -1,8 +1,10 @@
-"""MultiScaleRoIAlign: the level of each box, order, gradients and dtypes; against the reference and by hand."""
+"""multiscale_roi_align and its module: levels, order, gradients and dtypes; against the reference and by hand."""
 
 import pytest
 import torch
-from cases import DTYPES, NAN, TOLERANCES, random_boxes, random_map
+from cases import DTYPES, NAN, TOLERANCES, layouts, random_boxes, random_map, random_rois
+from hypothesis import given
+from hypothesis import strategies as st
 
 import maskrcnn_ops as ops
 from maskrcnn_ops import reference
@@ -156,3 +158,185 @@ def test_errors(device):
         ValueError, match=r"MultiScaleRoIAlign: expected boxes\[1\] of shape \[L, 4\], got \[25, 3\]"
     ):
         ops.MultiScaleRoIAlign(NAMES, 7, 2)(maps, [lists[0], lists[1][:, :3]], SIZES)
+
+
+def levels_of(rois, count=4, **options):
+    """The level that the operator takes for each region: maps that hold nothing but their level's number."""
+    maps = [rois.new_full((1, 1, 2, 2), float(k)) for k in range(count)]
+    scales = [2.0 ** -(k + 2) for k in range(count)]
+    return ops.multiscale_roi_align(maps, rois, 1, scales, 1, True, **options)[:, 0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"canonical_scale": 112},
+        {"canonical_scale": 56, "canonical_level": 2, "epsilon": 0.0},
+        {"epsilon": 1e-8, "canonical_scale": 160.5},
+        {"epsilon": 0.0, "epsilon_inside": 1e-8},
+        {"epsilon": 0.3, "epsilon_inside": 0.01, "canonical_level": 3.5},
+    ],
+    ids=str,
+)
+def test_the_level_is_that_of_the_reference_at_every_border(device, dtype, options):
+    # Centred on the origin, so that the middle of each lies on the first cell of every map.
+    exponents = torch.arange(-6, 4, dtype=dtype)[:, None] + torch.linspace(-4e-6, 4e-6, 201, dtype=dtype)
+    scale = options.get("canonical_scale", 224)
+    sides = torch.cat(
+        [
+            scale * torch.exp2(exponents.flatten()),
+            scale
+            * (2.0 ** torch.arange(-6, 4, dtype=dtype)[:, None] - options.get("epsilon_inside", 0)).flatten(),
+            torch.logspace(-3, 4, 2000, dtype=dtype),
+        ]
+    )
+    rois = torch.zeros(len(sides), 5, dtype=dtype)
+    rois[:, 1:3], rois[:, 3:] = -sides[:, None] / 2, sides[:, None] / 2
+    rule = {"eps" + key[7:]: value for key, value in options.items() if key.startswith("epsilon")}
+    rule |= {key: value for key, value in options.items() if key.startswith("canonical")}
+    expected = reference.assign_levels(rois[:, 1:], 2, 5, **rule)
+    assert len(expected.unique()) == 4
+    assert torch.equal(levels_of(rois.to(device), **options).cpu().long(), expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "max"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_function_matches_reference(device, dtype, mixed, reduction):
+    kinds = ["channels_last", "strided", "transposed"] if mixed else ["contiguous"] * 3
+    maps = [
+        layouts(random_map(2, 19, 24 >> k, 32 >> k, dtype=dtype, seed=k).to(device))[kind]
+        .detach()
+        .requires_grad_()
+        for k, kind in enumerate(kinds)
+    ]
+    scales, options = [0.5, 0.25, 0.125], {"reduction": reduction, "aligned": True}
+    rois = random_rois(60, 2, 64, 48, dtype=torch.float64 if dtype == torch.float64 else torch.float32).to(
+        device
+    )
+    levels = torch.arange(60, device=device, dtype=torch.int32) * 7 % 3
+    exact_maps = [each.detach().double().cpu().requires_grad_() for each in maps]
+    for chosen in ({"levels": levels}, {"canonical_scale": 16.0, "canonical_level": 2, "epsilon": 1e-7}):
+        actual = ops.multiscale_roi_align(maps, rois, (3, 2), scales, 2, **options, **chosen)
+        chosen = {key: value.cpu() if key == "levels" else value for key, value in chosen.items()}
+        exact = reference.multiscale_roi_align(
+            exact_maps, rois.double().cpu(), (3, 2), scales, 2, **options, **chosen
+        )
+        tolerance = TOLERANCES[dtype]
+        torch.testing.assert_close(actual.double().cpu(), exact, rtol=tolerance, atol=tolerance)
+        if dtype in (torch.float16, torch.bfloat16) and reduction == "max":
+            continue  # of samples equal but for rounding either may win
+        weight = random_map(*actual.shape, dtype=dtype, seed=5).to(device)
+        gradients = torch.autograd.grad(actual, maps, weight)
+        for mine, other in zip(
+            gradients, torch.autograd.grad(exact, exact_maps, weight.double().cpu()), strict=True
+        ):
+            torch.testing.assert_close(mine.double().cpu(), other, rtol=tolerance, atol=8 * tolerance)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(1, 8),
+    channels=st.integers(1, 20),
+    ratio=st.integers(-1, 3),
+    aligned=st.booleans(),
+    reduction=st.sampled_from(["mean", "max"]),
+    given_levels=st.booleans(),
+)
+def test_random_cases(device, seed, count, channels, ratio, aligned, reduction, given_levels):
+    maps = [
+        random_map(2, channels, max(1, 24 >> k), max(1, 40 >> k), dtype=torch.float64, seed=seed + k).to(
+            device
+        )
+        for k in range(count)
+    ]
+    rois = random_rois(9, 2, 40, 24, seed, torch.float64).to(device)
+    levels = torch.arange(9) % count if given_levels else None
+    scales = [2.0**-k for k in range(count)]
+    options = {"canonical_scale": 4, "canonical_level": 1, "reduction": reduction}
+    actual = ops.multiscale_roi_align(
+        maps, rois, 2, scales, ratio, aligned, levels=None if levels is None else levels.to(device), **options
+    )
+    exact = reference.multiscale_roi_align(
+        [each.cpu() for each in maps], rois.cpu(), 2, scales, ratio, aligned, levels=levels, **options
+    )
+    torch.testing.assert_close(actual.cpu(), exact, rtol=1e-12, atol=1e-12)
+
+
+def test_one_level_is_roi_align(device):
+    map, rois = random_map(2, 5, 15, 20).to(device), random_rois(20, 2, 40, 30).to(device)
+    pooled = ops.multiscale_roi_align([map], rois, 3, [0.5], 2, True)
+    assert torch.equal(pooled, ops.roi_align(map, rois, 3, 0.5, 2, True))
+
+
+def test_empty_maps_and_infinite_regions(device):
+    maps = [torch.ones(1, 3, 8, 8, device=device), torch.ones(1, 3, 0, 4, device=device, requires_grad=True)]
+    rois = torch.tensor([[0.0, 0, 0, 4, 4], [0, 0, 0, NAN, 4], [0, 0, 0, float("inf"), 9]], device=device)
+    levels = torch.tensor([0, 0, 1], device=device)
+    pooled = ops.multiscale_roi_align(maps, rois, 2, [0.5, 0.25], 2, levels=levels)
+    assert pooled.amax((1, 2, 3)).tolist() == [1, 0, 0]
+    levels[0] = 1
+    pooled = ops.multiscale_roi_align(maps, rois, 2, [0.5, 0.25], 2, levels=levels)
+    assert not pooled.any()
+    assert torch.autograd.grad(pooled.sum(), maps[1])[0].shape == maps[1].shape
+
+
+def test_compiles(device):
+    maps = [each.requires_grad_() for each in list(pyramid(device).values())[:4]]
+
+    def run(maps, boxes):
+        return ops.multiscale_roi_align(maps, boxes, 2, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 2)
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    for part in (slice(0, 20), slice(3, 9)):
+        lists = [each[part] for each in boxes(device)]
+        assert torch.equal(compiled(maps, lists), run(maps, lists))
+        compiled(maps, lists).sum().backward()
+
+
+def test_function_errors(device):
+    maps = [torch.zeros(2, 3, 8, 8, device=device), torch.zeros(2, 3, 4, 4, device=device)]
+    rois, levels = torch.zeros(3, 5, device=device), torch.zeros(3, dtype=torch.int64, device=device)
+    wrong = [
+        (
+            (maps, rois, 2, [1.0]),
+            {},
+            "expected as many spatial_scales as features, at least one, got 1 and 2",
+        ),
+        (([], rois, 2, []), {}, "expected as many spatial_scales as features, at least one, got 0 and 0"),
+        ((maps * 5, rois, 2, [1.0] * 10), {}, "expected between 1 and 8 maps, got 10"),
+        (
+            ([maps[0], maps[1][:, :2]], rois, 2, [1.0, 0.5]),
+            {},
+            "expected features[1] of shape [2, 3, H, W], got [2, 2, 4, 4]",
+        ),
+        (
+            ([maps[0], maps[1].double()], rois, 2, [1.0, 0.5]),
+            {},
+            "expected features[1] of dtype float32, got float64",
+        ),
+        ((maps, rois, 2, [1.0, 0.5]), {"levels": levels[:2]}, "expected levels of shape [3], got [2]"),
+        (
+            (maps, rois, 2, [1.0, 0.5]),
+            {"levels": levels.float()},
+            "expected levels of dtype int32 or int64, got float32",
+        ),
+        ((maps, rois[:, 1:], 2, [1.0, 0.5]), {}, "expected rois of shape [R, 5], or a list"),
+    ]
+    for arguments, options, message in wrong:
+        with pytest.raises((ValueError, RuntimeError)) as error:
+            ops.multiscale_roi_align(*arguments, **options)
+        assert str(error.value).startswith("multiscale_roi_align: " + message)
+    levels[1] = 2
+    if device == "cpu":
+        with pytest.raises(RuntimeError, match=r"expected levels in \[0, 2\), got 2 in row 1"):
+            ops.multiscale_roi_align(maps, rois, 2, [1.0, 0.5], levels=levels)
+    else:
+        ones = [each + 1 for each in maps]
+        assert ops.multiscale_roi_align(ones, rois, 2, [1.0, 0.5], levels=levels)[:, 0, 0, 0].tolist() == [
+            1,
+            0,
+            1,
+        ]

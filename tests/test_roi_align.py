@@ -197,15 +197,30 @@ def test_deterministic_and_independent_of_threads(device):
         assert torch.equal(gradient, results[0][1])
 
 
+RULE = [224.0, 4.0, 1e-6, 0.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("maximum", [False, True])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_opcheck(device, layout):
-    input = layouts(random_map(1, 4, 6, 7).to(device))[layout].detach().requires_grad_()
+def test_opcheck(device, layout, maximum):
+    shapes = [(1, 4, 6, 7), (1, 4, 3, 4)]
+    maps = [layouts(random_map(*shape).to(device))[layout].detach() for shape in shapes]
     rois = random_rois(3, 1, 12, 10).to(device)
-    torch.library.opcheck(torch.ops.maskrcnn_ops.roi_align.default, (input, rois, 0.5, 2, 3, 2, False))
-    gradient = torch.ones(3, 4, 2, 3, device=device, requires_grad=True)
+    levels = torch.tensor([1, 0, 1], device=device)
+    scales, options = [0.5, 0.25], (2, False)
+    operators = torch.ops.maskrcnn_ops
+    inputs = ([each.requires_grad_() for each in maps], rois, levels, scales, 2, 3, *options, maximum, RULE)
+    torch.library.opcheck(operators.roi_align.default, inputs)
+    argmax = operators.roi_align(*inputs)[1] if maximum else None
+    gradient = torch.ones(3, 4, 2, 3, device=device, requires_grad=not maximum)
+    sizes, channels_last = [6, 7, 3, 4], [int(layout == "channels_last")] * 2
     torch.library.opcheck(
-        torch.ops.maskrcnn_ops.roi_align_backward.default,
-        (gradient, rois, 0.5, 2, 3, 2, False, 1, 4, 6, 7, layout == "channels_last"),
+        operators.roi_align_backward.default,
+        (gradient, argmax, rois, levels, scales, *options, RULE, 1, sizes, channels_last),
+    )
+    torch.library.opcheck(
+        operators.roi_align_backward_boxes.default,
+        (gradient.detach(), argmax, [each.detach() for each in maps], rois, levels, scales, *options, RULE),
     )
 
 
@@ -240,7 +255,9 @@ def test_module(device):
     input, rois = random_map(1, 4, 15, 20).to(device), random_rois(5, 1, 40, 30).to(device)
     module = ops.RoIAlign((3, 4), 0.5, 2, aligned=True)
     assert torch.equal(module(input, rois), ops.roi_align(input, rois, (3, 4), 0.5, 2, True))
-    assert repr(module) == "RoIAlign(output_size=(3, 4), spatial_scale=0.5, sampling_ratio=2, aligned=True)"
+    assert repr(module) == (
+        "RoIAlign(output_size=(3, 4), spatial_scale=0.5, sampling_ratio=2, aligned=True, reduction='mean')"
+    )
 
 
 MAP, ROIS = torch.zeros(2, 3, 8, 8), torch.zeros(4, 5)

@@ -10,6 +10,9 @@ import pytest
 TESTS = Path(__file__).parent
 FILES = [
     "roi_align",
+    "roi_align_maximum",
+    "roi_align_boxes",
+    "multiscale_roi_align",
     "roi_pool",
     "nms",
     "padded_nms",

@@ -1,32 +1,13 @@
 #include "common/planes.inl"
+#include "common/positions.inl"
+#include "roi_align/roi_align_samples_cpu.inl"
 
 namespace maskrcnn_ops {
 namespace SIMD_LEVEL {
 
-// One cache line of accumulators.
-template <class A>
-struct Line {
-  static constexpr int lanes = lane_count<A>;
-  Lanes<A> low, high;
-
-  SIMD_INLINE void add(A weight, const A* p) {
-    low += weight * load(p);
-    high += weight * load(p + lanes);
-  }
-  SIMD_INLINE void put(A* p) const {
-    store(p, low);
-    store(p + lanes, high);
-  }
-};
-
-// Where a RoI's cells lie in the lines: offsets of its rows and columns, in elements.
-struct Cells {
-  std::vector<int64_t> rows, columns;
-};
-
 // bins = A_y · F · A_xᵀ: first the rows of each bin into `strip` (one line a column), then the columns.
 template <class A>
-void pool(const A* lines, const Cells& cells, const RoiTaps<A>& taps, A* strip, A* bins) {
+void pool(const A* lines, const Cells& cells, const RoiTaps<AxisTaps<A>>& taps, A* strip, A* bins) {
   constexpr int64_t block = line_size<A>;
   const int64_t columns = cells.columns.size();
   for (size_t ph = 0; ph + 1 < taps.y.first.size(); ++ph) {
@@ -47,7 +28,7 @@ void pool(const A* lines, const Cells& cells, const RoiTaps<A>& taps, A* strip, 
 
 // The transpose of `pool`: F += A_yᵀ · bins · A_x.
 template <class A>
-void unpool(const A* bins, const Cells& cells, const RoiTaps<A>& taps, A* strip, A* lines) {
+void unpool(const A* bins, const Cells& cells, const RoiTaps<AxisTaps<A>>& taps, A* strip, A* lines) {
   constexpr int64_t block = line_size<A>;
   const int64_t columns = cells.columns.size();
   for (size_t ph = 0; ph + 1 < taps.y.first.size(); ++ph) {
@@ -71,46 +52,16 @@ void unpool(const A* bins, const Cells& cells, const RoiTaps<A>& taps, A* strip,
   }
 }
 
-// Cells of the RoI in a plane that begins at map row `first_row`.
-template <class A>
-void locate_in_plane(const RoiTaps<A>& taps, int64_t first_row, int64_t width, Cells& cells) {
-  constexpr int64_t block = line_size<A>;
-  cells.rows.clear();
-  cells.columns.clear();
-  for (int32_t y : taps.y.cells) cells.rows.push_back((y - first_row) * width * block);
-  for (int32_t x : taps.x.cells) cells.columns.push_back(x * block);
-}
-
-// Copies just the cells that the RoI reads, for RoIs too few to pay for a whole plane.
-template <class T, class A>
-void gather_patch(const T* map, MapStrides strides, int64_t channels, const RoiTaps<A>& taps, A* patch, Cells& cells) {
-  constexpr int64_t block = line_size<A>;
-  const std::vector<int32_t>&ys = taps.y.cells, &xs = taps.x.cells;
-  const int64_t columns = xs.size();
-  cells.rows.clear();
-  cells.columns.clear();
-  for (size_t j = 0; j < ys.size(); ++j) cells.rows.push_back(j * columns * block);
-  for (int64_t k = 0; k < columns; ++k) cells.columns.push_back(k * block);
-  for (size_t j = 0; j < ys.size(); ++j) {
-    const T* row = map + ys[j] * strides.row;
-    for (int64_t k = 0, run; k < columns; k += run) {
-      for (run = 1; k + run < columns && xs[k + run] == xs[k] + run;) ++run;
-      gather_lines(row + xs[k] * strides.column, strides.channel, strides.column, channels, run,
-                   patch + cells.rows[j] + cells.columns[k]);
-    }
-  }
-}
-
-// The part of one image's map that its RoIs touch.
-template <class A>
+// The part of one map that its RoIs touch.
 struct Extent {
   int64_t first_row = 0, rows = 0;
   int64_t patch_cells = 0, largest_patch = 0, widest = 0;
 
-  Extent(const Plan<A>& plan, int64_t begin, int64_t end) {
+  template <class Plan>
+  Extent(const Plan& plan, int64_t begin, int64_t end) {
     int64_t low = INT64_MAX, high = -1;
     for (int64_t i = begin; i < end; ++i) {
-      const RoiTaps<A>& taps = plan.taps[plan.order.order[i]];
+      const auto& taps = plan.taps[plan.order.order[i]];
       if (taps.empty()) continue;
       low = std::min<int64_t>(low, taps.y.cells.front());
       high = std::max<int64_t>(high, taps.y.cells.back());
@@ -133,19 +84,20 @@ SIMD_INLINE void sum_cells(const T* map, const std::vector<int64_t>& cells, cons
   for (int v = 0; v < vectors; ++v) store(bin + v * lanes, sums[v]);
 }
 
-// Forward of a channels_last map needs no planes: a task is a run of RoIs in spatial order, and a tap one row of
+// Forward of channels_last maps needs no planes: a task is a run of RoIs in spatial order, and a tap one row of
 // channels.
 template <class T, class A>
-void forward_channels_last(const T* input, MapStrides input_strides, const Plan<A>& plan, T* output,
-                           MapStrides output_strides, const RoiAlign& args) {
+void forward_channels_last(Maps<const T> maps, const MeanPlan<A>& plan, T* output, MapStrides output_strides,
+                           const RoiAlign& args) {
   constexpr int lanes = lane_count<A>, wide = 8;
   parallel_for(args.rois, 4, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> cells;
     std::vector<A> weights;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t r = plan.order.order[i];
-      const RoiTaps<A>& taps = plan.taps[r];
-      const T* map = input + taps.image * input_strides.image;
+      const auto& taps = plan.taps[r];
+      const MapStrides strides = args.levels[taps.map % args.level_count].strides;
+      const T* map = maps.level[taps.map % args.level_count] + taps.map / args.level_count * strides.image;
       T* bin = output + r * output_strides.image;
       for (int ph = 0; ph < args.pooled_height; ++ph)
         for (int pw = 0; pw < args.pooled_width; ++pw, bin += output_strides.column) {
@@ -154,8 +106,8 @@ void forward_channels_last(const T* input, MapStrides input_strides, const Plan<
           if (!taps.empty())
             for (int32_t ey = taps.y.first[ph]; ey < taps.y.first[ph + 1]; ++ey)
               for (int32_t ex = taps.x.first[pw]; ex < taps.x.first[pw + 1]; ++ex) {
-                cells.push_back(taps.y.cells[taps.y.entries[ey].slot] * input_strides.row +
-                                taps.x.cells[taps.x.entries[ex].slot] * input_strides.column);
+                cells.push_back(taps.y.cells[taps.y.entries[ey].slot] * strides.row +
+                                taps.x.cells[taps.x.entries[ex].slot] * strides.column);
                 weights.push_back(taps.y.entries[ey].weight * taps.x.entries[ex].weight);
               }
           int c = 0;
@@ -172,79 +124,114 @@ void forward_channels_last(const T* input, MapStrides input_strides, const Plan<
   });
 }
 
-template <class T, class A>
-void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* output, MapStrides output_strides,
+inline bool all_channels_last(const RoiAlign& args) {
+  return std::all_of(args.levels, args.levels + args.level_count,
+                     [](const Level& level) { return level.strides.channel == 1; });
+}
+
+// What a task works on: some channels of one level of one image, and the RoIs begin ... end - 1 of its order.
+struct Task {
+  int level;
+  int64_t image, first_channel, channels, begin, end;
+
+  // Levels count fastest, then splits of a map's RoIs, blocks of channels, images.
+  Task(int64_t task, int64_t splits, int64_t block, const RoiOrder& order, const RoiAlign& args) {
+    const int64_t blocks = ceil_div(args.channels, block);
+    level = static_cast<int>(task % args.level_count);
+    const int64_t split = task / args.level_count % splits;
+    first_channel = task / (args.level_count * splits) % blocks * block;
+    image = task / (args.level_count * splits * blocks);
+    channels = std::min<int64_t>(block, args.channels - first_channel);
+    const int64_t map = image * args.level_count + level;
+    const int64_t first = order.image_first[map], count = order.image_first[map + 1] - first;
+    begin = first + count * split / splits;
+    end = first + count * (split + 1) / splits;
+  }
+};
+
+template <class T, class A, class Axis>
+void forward(Maps<const T> maps, const Plan<Axis, A>& plan, T* output, int32_t* argmax, MapStrides output_strides,
              const RoiAlign& args) {
-  if (input_strides.channel == 1 && output_strides.channel == 1)
-    return forward_channels_last(input, input_strides, plan, output, output_strides, args);
+  constexpr bool mean = std::is_same_v<Axis, AxisTaps<A>>;
+  if constexpr (mean)
+    if (output_strides.channel == 1 && all_channels_last(args))
+      return forward_channels_last(maps, plan, output, output_strides, args);
   constexpr int64_t block = line_size<A>;
-  const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
-  // With fewer tasks than threads, several tasks share an image's RoIs.
-  const int64_t splits = std::max<int64_t>(1, num_threads() / (args.images * blocks));
-  parallel_for(args.images * blocks * splits, 1, [&](int64_t task, int64_t last) {
+  const int64_t bins = int64_t(args.pooled_height) * args.pooled_width;
+  const int64_t pieces = args.images * args.level_count * ceil_div(args.channels, block);
+  // With fewer tasks than threads, several tasks share a map's RoIs.
+  const int64_t splits = std::max<int64_t>(1, num_threads() / pieces);
+  parallel_for(pieces * splits, 1, [&](int64_t index, int64_t last) {
     Lines<A> plane, strip, pooled;
+    std::vector<int32_t> winners(mean ? 0 : bins * block);
     Cells cells;
-    for (; task < last; ++task) {
-      const int64_t n = task / (blocks * splits), first_channel = task / splits % blocks * block;
-      const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
-      const int64_t first = plan.order.image_first[n], count = plan.order.image_first[n + 1] - first;
-      const int64_t begin = first + count * (task % splits) / splits;
-      const int64_t end = first + count * (task % splits + 1) / splits;
-      const Extent<A> extent(plan, begin, end);
-      const T* map = input + n * input_strides.image + first_channel * input_strides.channel;
+    for (; index < last; ++index) {
+      const Task task(index, splits, block, plan.order, args);
+      const Level& level = args.levels[task.level];
+      const MapStrides& strides = level.strides;
+      const Extent extent(plan, task.begin, task.end);
+      const T* map = maps.level[task.level] + task.image * strides.image + task.first_channel * strides.channel;
       // Scattered reads of a channel-major map cost about four times a cell of the streaming pass.
-      const bool whole = extent.patch_cells * (input_strides.channel == 1 ? 1 : 4) > extent.rows * args.width;
-      A* lines = plane.get(whole ? extent.rows * args.width : extent.largest_patch);
+      const bool whole = extent.patch_cells * (strides.channel == 1 ? 1 : 4) > extent.rows * level.width;
+      A* lines = plane.get(whole ? extent.rows * level.width : extent.largest_patch);
       if (whole)
         for (int64_t y = 0; y < extent.rows; ++y)
-          gather_lines(map + (extent.first_row + y) * input_strides.row, input_strides.channel, input_strides.column,
-                       channels, args.width, lines + y * args.width * block);
-      for (int64_t i = begin; i < end; ++i) {
+          gather_lines(map + (extent.first_row + y) * strides.row, strides.channel, strides.column, task.channels,
+                       level.width, lines + y * level.width * block);
+      for (int64_t i = task.begin; i < task.end; ++i) {
         const int64_t r = plan.order.order[i];
-        const RoiTaps<A>& taps = plan.taps[r];
+        const auto& taps = plan.taps[r];
         A* result = pooled.get(bins);
         if (taps.empty()) {
           __builtin_memset(result, 0, static_cast<size_t>(bins) * 64);
+          std::fill(winners.begin(), winners.end(), -1);
         } else {
-          if (whole) locate_in_plane(taps, extent.first_row, args.width, cells);
-          else gather_patch(map, input_strides, channels, taps, lines, cells);
-          pool(lines, cells, taps, strip.get(extent.widest), result);
+          if (whole) locate_in_plane<A>(taps, extent.first_row, level.width, cells);
+          else gather_patch(map, strides, task.channels, taps, lines, cells);
+          if constexpr (mean) pool(lines, cells, taps, strip.get(extent.widest), result);
+          else pool_maximum(lines, cells, taps, strip.get(extent.widest), result, winners.data());
         }
-        scatter_lines(result, output + r * output_strides.image + first_channel * output_strides.channel,
-                      output_strides.channel, output_strides.column, channels, bins);
+        const int64_t offset = r * output_strides.image + task.first_channel * output_strides.channel;
+        scatter_lines(result, output + offset, output_strides.channel, output_strides.column, task.channels, bins);
+        if constexpr (!mean)
+          scatter_positions<block>(winners.data(), argmax + offset, output_strides.channel, output_strides.column,
+                                   task.channels, bins);
       }
     }
   });
 }
 
-template <class T, class A>
-void backward(const T* grad_output, MapStrides output_strides, const Plan<A>& plan, T* grad_input,
-              MapStrides input_strides, const RoiAlign& args) {
+template <class T, class A, class Axis>
+void backward(const T* grad_output, const int32_t* argmax, MapStrides output_strides, const Plan<Axis, A>& plan,
+              Maps<T> grad_maps, const RoiAlign& args) {
+  constexpr bool mean = std::is_same_v<Axis, AxisTaps<A>>;
   constexpr int64_t block = line_size<A>;
-  const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
-  parallel_for(args.images * blocks, 1, [&](int64_t task, int64_t last) {
+  const int64_t bins = int64_t(args.pooled_height) * args.pooled_width;
+  parallel_for(args.images * args.level_count * ceil_div(args.channels, block), 1, [&](int64_t index, int64_t last) {
     Lines<A> plane, strip, pooled;
     Cells cells;
-    for (; task < last; ++task) {
-      const int64_t n = task / blocks, first_channel = task % blocks * block;
-      const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
-      const Extent<A> extent(plan, plan.order.image_first[n], plan.order.image_first[n + 1]);
-      A* lines = plane.get(int64_t(args.height) * args.width);
-      __builtin_memset(lines, 0, static_cast<size_t>(int64_t(args.height) * args.width) * 64);
-      for (int64_t i = plan.order.image_first[n]; i < plan.order.image_first[n + 1]; ++i) {
+    for (; index < last; ++index) {
+      const Task task(index, 1, block, plan.order, args);
+      const Level& level = args.levels[task.level];
+      const MapStrides& strides = level.strides;
+      const Extent extent(plan, task.begin, task.end);
+      A* lines = plane.get(int64_t(level.height) * level.width);
+      __builtin_memset(lines, 0, static_cast<size_t>(int64_t(level.height) * level.width) * 64);
+      for (int64_t i = task.begin; i < task.end; ++i) {
         const int64_t r = plan.order.order[i];
-        const RoiTaps<A>& taps = plan.taps[r];
+        const auto& taps = plan.taps[r];
         if (taps.empty()) continue;
         A* grad = pooled.get(bins);
-        gather_lines(grad_output + r * output_strides.image + first_channel * output_strides.channel,
-                     output_strides.channel, output_strides.column, channels, bins, grad);
-        locate_in_plane(taps, 0, args.width, cells);
-        unpool(grad, cells, taps, strip.get(extent.widest), lines);
+        const int64_t offset = r * output_strides.image + task.first_channel * output_strides.channel;
+        gather_lines(grad_output + offset, output_strides.channel, output_strides.column, task.channels, bins, grad);
+        locate_in_plane<A>(taps, 0, level.width, cells);
+        if constexpr (mean) unpool(grad, cells, taps, strip.get(extent.widest), lines);
+        else unpool_maximum(grad, argmax + offset, output_strides, task.channels, cells, taps, bins, lines);
       }
-      T* map = grad_input + n * input_strides.image + first_channel * input_strides.channel;
-      for (int64_t y = 0; y < args.height; ++y)
-        scatter_lines(lines + y * args.width * block, map + y * input_strides.row, input_strides.channel,
-                      input_strides.column, channels, args.width);
+      T* map = grad_maps.level[task.level] + task.image * strides.image + task.first_channel * strides.channel;
+      for (int64_t y = 0; y < level.height; ++y)
+        scatter_lines(lines + y * level.width * block, map + y * strides.row, strides.channel, strides.column,
+                      task.channels, level.width);
     }
   });
 }

@@ -31,7 +31,7 @@ from .boxes import (
     remove_small_boxes,
 )
 from .keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
-from .multiscale import MultiScaleRoIAlign, assign_levels
+from .multiscale import MultiScaleRoIAlign, assign_levels, multiscale_roi_align
 from .nms import batched_nms, fast_nms, nms, padded_nms
 from .paste_masks import paste_masks
 from .roi_align import RoIAlign, roi_align
@@ -56,6 +56,7 @@ __all__ = [
     "heatmaps_to_keypoints",
     "keypoints_to_heatmap_targets",
     "masks_to_boxes",
+    "multiscale_roi_align",
     "nms",
     "padded_nms",
     "paste_masks",

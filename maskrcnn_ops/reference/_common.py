@@ -28,12 +28,12 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def as_rois(boxes: Tensor | Sequence[Tensor]) -> Tensor:
-    """[R, 5] rows (image index, x1, y1, x2, y2) from [R, 5], or from one [L, 4] per image; no gradient."""
+    """[R, 5] rows (image index, x1, y1, x2, y2) from [R, 5], or from one [L, 4] per image."""
     if isinstance(boxes, Tensor):
-        return widen(boxes.detach())
+        return widen(boxes)
     if not boxes:
         return torch.zeros(0, 5)
-    rows = [torch.nn.functional.pad(widen(b.detach()), (1, 0), value=float(n)) for n, b in enumerate(boxes)]
+    rows = [torch.nn.functional.pad(widen(b), (1, 0), value=float(n)) for n, b in enumerate(boxes)]
     return torch.cat(rows)
 
 

@@ -18,7 +18,7 @@ def assign_levels(
     k_min: int,
     k_max: int,
     canonical_scale: float = 224,
-    canonical_level: int = 4,
+    canonical_level: float = 4,
     eps: float = 1e-6,
     *,
     eps_inside: float = 0.0,
@@ -33,6 +33,47 @@ def assign_levels(
     side = box_area(boxes.detach()).sqrt()
     level = (canonical_level + torch.log2(side / canonical_scale + eps_inside) + eps).floor()
     return level.nan_to_num(nan=k_min, posinf=k_max, neginf=k_min).clamp(k_min, k_max).long() - k_min
+
+
+def multiscale_roi_align(
+    features: Sequence[Tensor],
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scales: Sequence[float],
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    *,
+    levels: Tensor | None = None,
+    canonical_scale: float = 224,
+    canonical_level: float = 4,
+    epsilon: float = 1e-6,
+    epsilon_inside: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """``roi_align`` of each RoI from its level: [R, C, P, P] in the order of the boxes and the first map's dtype.
+
+    Without ``levels`` (index into features, [R]) ``assign_levels`` chooses between the levels -log2(scale) of the
+    first and of the last map, and a level beyond the last map is the last.
+    """
+    rois = as_rois(boxes)
+    if levels is None:
+        finest, coarsest = (round(-math.log2(scale)) for scale in (spatial_scales[0], spatial_scales[-1]))
+        levels = assign_levels(
+            rois[:, 1:],
+            finest,
+            coarsest,
+            canonical_scale,
+            canonical_level,
+            epsilon,
+            eps_inside=epsilon_inside,
+        ).clamp(max=len(features) - 1)
+    output = widen(features[0]).new_zeros(len(rois), features[0].shape[1], *pair(output_size))
+    for k, (map, scale) in enumerate(zip(features, spatial_scales, strict=True)):
+        pooled = roi_align(
+            map, rois[levels == k], output_size, scale, sampling_ratio, aligned, reduction=reduction
+        )
+        output = output.index_put((levels == k,), pooled.to(output.dtype))
+    return output.to(features[0].dtype)
 
 
 class MultiScaleRoIAlign(nn.Module):
@@ -65,17 +106,12 @@ class MultiScaleRoIAlign(nn.Module):
         maps = [features for name, features in x.items() if name in self.featmap_names]
         image_height = max(height for height, _ in image_shapes)
         strides = [round(math.log2(image_height / features.shape[-2])) for features in maps]
-        rois = as_rois(boxes)
-        levels = assign_levels(
-            rois[:, 1:], strides[0], strides[-1], self.canonical_scale, self.canonical_level
+        return multiscale_roi_align(
+            maps,
+            as_rois(boxes),
+            self.output_size,
+            [2.0**-stride for stride in strides],
+            self.sampling_ratio,
+            canonical_scale=self.canonical_scale,
+            canonical_level=self.canonical_level,
         )
-        if len(maps) == 1:
-            levels = torch.zeros_like(levels)
-
-        output = widen(maps[0]).new_zeros(len(rois), maps[0].shape[1], *self.output_size)
-        for k, (features, stride) in enumerate(zip(maps, strides, strict=True)):
-            pooled = roi_align(
-                features, rois[levels == k], self.output_size, 2.0**-stride, self.sampling_ratio
-            )
-            output = output.index_put((levels == k,), pooled.to(output.dtype))
-        return output.to(maps[0].dtype)
