@@ -20,9 +20,8 @@ using namespace ranking;
 
 namespace {
 
-constexpr int64_t boxes_a_district = 4096;  // their candidates and packs take about half of a 1 MB cache
-// Districts pay from here on, with several threads and for the sake of the cache alone.
-constexpr int64_t boxes_for_threads = 8192, boxes_for_cache = 40000;
+constexpr int64_t boxes_a_district = 4096;      // their candidates and packs take about half of a 1 MB cache
+constexpr int64_t boxes_for_districts = 40000;  // they pay from here on
 
 // Calls task(i) for i < count; threads take the next as they finish one.
 template <class Task>

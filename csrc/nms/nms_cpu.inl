@@ -161,8 +161,7 @@ bool suppress_by_districts(const C* boxes, const uint32_t* order, int64_t count,
 template <class C>
 void suppress(const C* boxes, const uint32_t* order, int64_t count, const NmsRule<C>& rule, bool by_all,
               uint8_t* keep) {
-  const int64_t enough = num_threads() > 1 ? boxes_for_threads : boxes_for_cache;
-  if (!by_all && count >= enough && suppress_by_districts(boxes, order, count, rule, keep)) return;
+  if (!by_all && count >= boxes_for_districts && suppress_by_districts(boxes, order, count, rule, keep)) return;
   suppress_together(boxes, order, count, rule, by_all, keep);
 }
 

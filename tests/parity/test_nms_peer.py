@@ -90,11 +90,11 @@ def test_batched_nms(dtype, threshold):
 
 def test_many_boxes():
     # Enough of them to be decided by districts, few and many of which overlap.
-    for extent, threshold in ((3000.0, 0.2), (1000.0, 0.5)):
+    for extent, threshold in ((5500.0, 0.2), (2000.0, 0.2)):
         g = generator(1)
-        corners = torch.rand(12000, 2, generator=g) * extent
-        boxes = torch.cat([corners, corners + 16 + 48 * torch.rand(12000, 2, generator=g)], dim=1)
-        scores = torch.rand(12000, generator=g)
+        corners = torch.rand(41000, 2, generator=g) * extent
+        boxes = torch.cat([corners, corners + 16 + 48 * torch.rand(41000, 2, generator=g)], dim=1)
+        scores = torch.rand(41000, generator=g)
         expected = torchvision.ops.nms(boxes, scores, threshold)
         threads = torch.get_num_threads()
         for number in (1, 2):
