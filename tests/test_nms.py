@@ -158,11 +158,12 @@ def test_images_and_limits_match_reference(
 
 
 def test_early_stop_is_a_prefix(device):
-    # Limits on both sides of the prefixes that are tried: 256 boxes, four per kept box, four times as many again.
-    boxes, scores = overlapping_boxes(9000).to(device), torch.rand(9000, generator=generator(1)).to(device)
-    idxs = torch.randint(0, 3, (9000,), generator=generator(2)).to(device)
+    # The best 3,000 boxes are copies of 20 of them, so that prefixes of four boxes per kept box do not suffice.
+    boxes = torch.cat([spread_boxes(20).repeat(150, 1), overlapping_boxes(5000)]).to(device)
+    scores = torch.arange(8000, 0, -1, device=device).float()
+    idxs = torch.arange(8000, device=device) // 20 % 3
     everything = ops.batched_nms(boxes, scores, idxs, 0.5)
-    for limit in (1, 60, 63, 64, 65, 300, 1000, len(everything), 9000):
+    for limit in (1, 20, 59, 60, 61, 65, 100, 1000, len(everything), 9000):
         kept = ops.batched_nms(boxes, scores, idxs, 0.5, max_output=limit)
         assert kept.tolist() == everything[:limit].tolist()
 

@@ -187,6 +187,26 @@ void kernels_agree_with_the_plain_loop() {
         }
 }
 
+// Groups of images as ascending numbers, the same exactly for places of one owner and group.
+void groups_of_owners_ascend() {
+  std::mt19937 random(11);
+  std::vector<int64_t> groups, owners, places(500);
+  for (int i = 0; i < 500; ++i) {
+    groups.push_back(static_cast<int64_t>(random() % 5) - 2);
+    owners.push_back(static_cast<int64_t>(random() % 4) - 1);
+  }
+  std::iota(places.begin(), places.end(), int64_t(0));
+  std::stable_sort(places.begin(), places.end(), [&](int64_t a, int64_t b) {
+    return std::make_pair(owners[a], groups[a]) < std::make_pair(owners[b], groups[b]);
+  });
+  const NmsInputs<float, float> inputs{nullptr, nullptr, groups.data(), owners.data(), nullptr, places.data()};
+  for (int64_t p = 1; p < 500; ++p) {
+    const int64_t a = places[p - 1], b = places[p];
+    const bool same = owners[a] == owners[b] && groups[a] == groups[b];
+    CHECK(group_at(inputs, 0, p) == (same ? group_at(inputs, 0, p - 1) : p));
+  }
+}
+
 // Enough boxes for districts: spread ones, few of which wait; in clusters; and of sides from 1 to 100.
 void districts_keep_to_the_definition() {
   std::mt19937 random(3);
@@ -269,6 +289,7 @@ void bounds_are_exact() {
 int main() {
   kernels_agree_with_the_plain_loop<float>();
   kernels_agree_with_the_plain_loop<double>();
+  groups_of_owners_ascend();
   districts_keep_to_the_definition();
   what_the_decision_suppresses_passes_the_screen<float>();
   what_the_decision_suppresses_passes_the_screen<double>();
