@@ -90,7 +90,7 @@ def evaluate(
     """Run a detector over a data set and score its boxes and masks.
 
     Args:
-        model: a detector of this package; its mode and ``mask_format`` are put back afterwards.
+        model: a detector of this package; a copy of it is run, see :func:`maskrcnn.results.inference`.
         dataset: a data set of ``maskrcnn.data``; its ``ground_truth()`` counts, crowd regions included.
         device: where to run; the model is expected there. By default where its parameters are.
         batch_size: images per forward pass.
@@ -114,12 +114,12 @@ def evaluate(
     results: list[dict[str, Any]] = []
     has_masks = False
     with (
-        inference(model),
+        inference(model) as fast,
         tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress) as bar,
     ):
         for places, images in evaluation_loader(dataset, batch_size, num_workers):
             for place, image, detections in zip(
-                places, images, model([image.to(device) for image in images]), strict=True
+                places, images, fast([image.to(device) for image in images]), strict=True
             ):
                 has_masks = has_masks or "masks" in detections
                 size = (image.shape[-2], image.shape[-1])

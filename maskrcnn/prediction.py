@@ -74,7 +74,7 @@ def predict(
     skipped and listed in the answer; the others go on.
 
     Args:
-        model: a detector; its mode and ``mask_format`` are put back afterwards.
+        model: a detector; a copy of it is run, see :func:`maskrcnn.results.inference`.
         categories: label i + 1 means ``categories[i]``.
         paths: picture files, or folders of them.
         output: folder, made if need be.
@@ -99,7 +99,10 @@ def predict(
     annotations: list[dict[str, Any]] = []
     overlays: list[Path] = []
     failures: list[tuple[Path, str]] = []
-    with inference(model), tqdm(pictures, desc="predict", unit="image", disable=not progress) as bar:
+    with (
+        inference(model) as fast,
+        tqdm(pictures, desc="predict", unit="image", disable=not progress) as bar,
+    ):
         for path, name in zip(bar, names, strict=True):
             try:
                 image = read_image(path)
@@ -110,7 +113,7 @@ def predict(
             size = (image.shape[-2], image.shape[-1])
             image_id = len(images) + 1
             images.append({"id": image_id, "file_name": path.as_posix(), "height": size[0], "width": size[1]})
-            found = _best(model([image.to(device)])[0], score_threshold)
+            found = _best(fast([image.to(device)])[0], score_threshold)
             results = _annotations(model, found, image_id, size, categories)
             annotations += results
             overlay = output / "overlays" / name

@@ -15,6 +15,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
+from maskrcnn.models.folding import fold_norms
 from maskrcnn_ops import paste_masks
 
 # Pixels of full-size masks that are held at once (bytes on the model's device, and again in Fortran order).
@@ -114,21 +115,17 @@ def to_results(
 
 
 @contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, masks as M x M probabilities; everything is put back on leaving.
+def inference(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy of a model made for running: the same detections up to rounding, in less time.
 
-    Each submodule gets its own training flag back, so a partly frozen model stays partly frozen.
+    It is in evaluation mode and without gradients, gives masks as M x M probabilities, has its constant norms
+    folded into the convolutions, and on a CPU keeps its weights (and so its maps) in channels_last, in which
+    convolutions and region operators are fastest. The model itself stays as it is.
     """
-    training = {module: module.training for module in model.modules()}
-    mask_format = getattr(model, "mask_format", None)
-    model.eval()
-    if mask_format is not None:
-        model.mask_format = "roi"  # type: ignore[assignment]
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
-        if mask_format is not None:
-            model.mask_format = mask_format
+    fast = fold_norms(model)
+    if all(parameter.device.type == "cpu" for parameter in fast.parameters()):
+        fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if hasattr(fast, "mask_format"):
+        fast.mask_format = "roi"  # type: ignore[assignment]
+    with torch.inference_mode():
+        yield fast
