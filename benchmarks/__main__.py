@@ -26,6 +26,8 @@ STEMS = (
     "soft_nms",
     "box_coder",
     "paste_masks",
+    "masks_to_rle",
+    "crop_masks",
     "keypoints",
 )
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}

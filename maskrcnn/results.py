@@ -1,7 +1,7 @@
 """From a model's detections to COCO's results format: boxes as xywh, masks as RLE strings.
 
-Evaluation and prediction both end here. Masks leave the model as small M x M probabilities and become
-full-size bitmaps a few at a time, so memory is bounded whatever the picture's size and the number of objects.
+Evaluation and prediction both end here. Masks leave the model as small M x M probabilities and become run
+lengths without a full-size bitmap, whatever the picture's size and the number of objects.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
 from maskrcnn.models.folding import fold_norms
-from maskrcnn_ops import paste_masks
-
-# Pixels of full-size masks that are held at once (bytes on the model's device, and again in Fortran order).
-PIXELS_AT_ONCE = 64 * 2**20
+from maskrcnn_ops import masks_to_rle
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
@@ -51,14 +48,10 @@ def encode_roi_masks(
 ) -> list[dict[str, Any]]:
     """Paste mask probabilities [D, 1, M, M] at their boxes [D, 4], cut at 0.5 and encode them.
 
-    A few masks are full-size at any time (``PIXELS_AT_ONCE``); ``convention`` is that of ``paste_masks``.
+    No mask becomes full-size; ``convention`` is that of ``paste_masks``.
     """
-    height, width = image_size
-    step = max(1, PIXELS_AT_ONCE // max(1, height * width))
-    runs: list[dict[str, Any]] = []
-    for part, part_boxes in zip(masks.split(step), boxes.split(step), strict=True):
-        runs += encode_masks(paste_masks(part, part_boxes, image_size, 0.5, convention))
-    return runs
+    runs = masks_to_rle(masks, boxes, image_size, 0.5, convention)
+    return [{"size": run["size"], "counts": run["counts"].decode("ascii")} for run in runs]
 
 
 def decode_mask(run: dict[str, Any]) -> np.ndarray:

@@ -21,11 +21,14 @@ else:
         generalized_box_iou,
         remove_small_boxes,
     )
+    from maskrcnn_ops.crop_masks import crop_masks, rasterize_polygons
     from maskrcnn_ops.keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
     from maskrcnn_ops.masks_to_boxes import masks_to_boxes
+    from maskrcnn_ops.masks_to_rle import masks_to_rle
     from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
     from maskrcnn_ops.nms import batched_nms, fast_nms, nms, padded_nms
     from maskrcnn_ops.paste_masks import paste_masks
+    from maskrcnn_ops.rle import rle_area, rle_decode, rle_iou, rle_to_boxes
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
     from maskrcnn_ops.roi_pool import RoIPool, roi_pool
     from maskrcnn_ops.soft_nms import soft_nms
@@ -40,6 +43,7 @@ __all__ = [
     "box_convert",
     "box_iou",
     "clip_boxes_to_image",
+    "crop_masks",
     "decode_boxes",
     "decode_grid",
     "encode_boxes",
@@ -48,11 +52,17 @@ __all__ = [
     "heatmaps_to_keypoints",
     "keypoints_to_heatmap_targets",
     "masks_to_boxes",
+    "masks_to_rle",
     "multiscale_roi_align",
     "nms",
     "padded_nms",
     "paste_masks",
+    "rasterize_polygons",
     "remove_small_boxes",
+    "rle_area",
+    "rle_decode",
+    "rle_iou",
+    "rle_to_boxes",
     "roi_align",
     "roi_pool",
     "soft_nms",

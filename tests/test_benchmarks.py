@@ -34,6 +34,8 @@ TARGETS = {
     "batched_nms/20000/80 classes": 10.0,
     "nms/200000/spread": 10 / 15,
     "paste_masks/integer": 5.0,
+    "masks_to_rle": 40.0,
+    "crop_masks/polygons": 15.0,
 }
 
 

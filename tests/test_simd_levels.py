@@ -22,6 +22,8 @@ FILES = [
     "box_coder",
     "masks_to_boxes",
     "paste_masks",
+    "masks_to_rle",
+    "crop_masks",
     "keypoints",
 ]
 

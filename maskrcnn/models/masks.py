@@ -13,7 +13,7 @@ from maskrcnn.models.heads import MaskRCNNPredictor
 def mask_targets(masks: Tensor, boxes: Tensor, matches: Tensor, side: int) -> Tensor:
     """Ground-truth masks cropped to boxes and resampled to M x M: float32 ``[P, M, M]`` in [0, 1].
 
-    Only masks that some box matched are converted to float; RoIAlign (adaptive sampling) does the crop.
+    The bitmaps are read where the boxes sample them; they are not converted.
 
     Args:
         masks: uint8 or bool ``[L, H, W]``, resized with the image.
@@ -23,9 +23,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, matches: Tensor, side: int) -> Te
     """
     if len(boxes) == 0:
         return boxes.new_zeros((0, side, side))
-    used, index = torch.unique(matches, return_inverse=True)
-    rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
-    return ops.roi_align(masks[used, None].to(boxes), rois, (side, side))[:, 0]
+    return ops.crop_masks(masks, boxes, side, matches)
 
 
 def selected_logits(predictor: nn.Module, features: Tensor, labels: Tensor) -> Tensor:

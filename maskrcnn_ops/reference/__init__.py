@@ -30,7 +30,9 @@ from .boxes import (
     masks_to_boxes,
     remove_small_boxes,
 )
+from .crop_masks import crop_masks, polygon_bitmaps, rasterize_polygons
 from .keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
+from .masks_to_rle import encode_bitmaps, masks_to_rle
 from .multiscale import MultiScaleRoIAlign, assign_levels, multiscale_roi_align
 from .nms import batched_nms, fast_nms, nms, padded_nms
 from .paste_masks import paste_masks
@@ -48,18 +50,23 @@ __all__ = [
     "box_convert",
     "box_iou",
     "clip_boxes_to_image",
+    "crop_masks",
     "decode_boxes",
     "decode_grid",
+    "encode_bitmaps",
     "encode_boxes",
     "fast_nms",
     "generalized_box_iou",
     "heatmaps_to_keypoints",
     "keypoints_to_heatmap_targets",
     "masks_to_boxes",
+    "masks_to_rle",
     "multiscale_roi_align",
     "nms",
     "padded_nms",
     "paste_masks",
+    "polygon_bitmaps",
+    "rasterize_polygons",
     "remove_small_boxes",
     "roi_align",
     "roi_pool",

@@ -1,0 +1,47 @@
+"""100 masks of 28 x 28 to COCO run lengths of images of 800 x 1216."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import maskrcnn_ops as ops
+from benchmarks import inputs
+from benchmarks.harness import Case, Row, Setting
+from maskrcnn_ops import reference
+
+
+def _bytes(encodings: list[dict[str, bytes]]) -> Tensor:
+    return torch.frombuffer(bytearray(b" ".join(each["counts"] for each in encodings)), dtype=torch.uint8)
+
+
+def _prepare(setting: Setting) -> Case:
+    masks, boxes = (tensor.to(setting.device) for tensor in inputs.masks(setting.sizes))
+    size = setting.sizes.image
+
+    def ours() -> Tensor:
+        return _bytes(ops.masks_to_rle(masks, boxes, size, 0.5, "integer"))
+
+    def from_bitmaps() -> Tensor:
+        return _bytes(reference.encode_bitmaps(ops.paste_masks(masks, boxes, size, 0.5, "integer")))
+
+    def peer() -> Tensor:
+        from pycocotools import mask as coco_mask
+        from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+        bitmaps = paste_masks_in_image(masks, boxes, size)[:, 0] > 0.5
+        columns = np.asfortranarray(bitmaps.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+        return _bytes(coco_mask.encode(columns))
+
+    note = "held to the bytes of our own bitmaps: a pixel may differ from torchvision's in the last bit"
+    return Case(ours, peer if setting.peer else None, from_bitmaps, [masks, boxes], note)
+
+
+ROWS = [
+    Row(
+        name="masks_to_rle",
+        prepare=_prepare,
+        tolerance=0.0,
+        at_least=40.0,
+        what="100 masks of 28 x 28 at 800 x 1216; torchvision's paste_masks_in_image(...) > 0.5, pycocotools' encode",
+    )
+]
