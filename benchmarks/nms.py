@@ -122,7 +122,7 @@ def _row(count: int, name: str, make_boxes: Boxes) -> Row:
 
 ROWS = [
     *(_row(count, "scattered", inputs.boxes) for count in (1000, 4000, 20000)),
-    *(_row(count, "clustered", inputs.clustered_boxes) for count in (4000, 20000)),
+    *(_row(count, "clustered", inputs.clustered_boxes) for count in (1000, 4000, 20000)),
     Row(
         name="batched_nms/20000/80 classes",
         prepare=partial(_batched_nms, 20000),

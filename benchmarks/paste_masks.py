@@ -45,7 +45,7 @@ ROWS = [
         name=f"paste_masks/{convention}",
         prepare=partial(_prepare, convention),
         tolerance=_TOLERANCE,
-        at_least=5.0 if convention == "integer" else None,
+        at_least=8.0 if convention == "integer" else None,
         what="100 masks of 28 x 28 to 800 x 1216, boolean; torchvision's paste_masks_in_image(...) > 0.5",
     )
     for convention in ("integer", "continuous")

@@ -36,8 +36,7 @@ def rows(pooling: Pooling) -> list[Row]:
             what="1000 RoIs, 256 x 200 x 304 map of stride 4, 7 x 7"
             + (", only the gradient, the forward's graph kept" if direction == "backward" else ""),
         )
-        for direction in ("forward", "backward")
-        for dtype in inputs.DTYPES
+        for direction, dtype in pooling.tolerances
         for layout in inputs.LAYOUTS
     ]
 

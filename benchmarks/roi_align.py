@@ -1,4 +1,4 @@
-"""RoIAlign: 1000 RoIs of the stride-4 map, ratio 2; also against our RoIPool."""
+"""RoIAlign: 1000 RoIs of the stride-4 map, ratio 2 and adaptive; also against our RoIPool."""
 
 from torch import Tensor
 
@@ -29,14 +29,33 @@ POOLING = pooling.Pooling(
         ("backward", "bfloat16"): 4e-3,
     },
     targets={
-        ("forward", "contiguous"): 8.0,
-        ("forward", "channels_last"): 15.0,
-        ("backward", "contiguous"): 6.0,
-        ("backward", "channels_last"): 6.0,
+        ("forward", "contiguous"): 12.0,
+        ("forward", "channels_last"): 25.0,
+        ("backward", "contiguous"): 10.0,
+        ("backward", "channels_last"): 15.0,
     },
+)
+
+_ADAPTIVE = (inputs.POOLED, 1 / inputs.STRIDE, 0)
+
+
+def _adaptive_peer(features: Tensor, rois: Tensor) -> Tensor:
+    from torchvision.ops import roi_align
+
+    return roi_align(features, rois.to(features.dtype), *_ADAPTIVE)
+
+
+ADAPTIVE = pooling.Pooling(
+    name="roi_align_adaptive",
+    ours=lambda features, rois: ops.roi_align(features, rois, *_ADAPTIVE),
+    peer=_adaptive_peer,
+    reference=lambda features, rois: reference.roi_align(features, rois, *_ADAPTIVE),
+    tolerances={("forward", "float32"): 1e-4},
+    targets={("forward", "contiguous"): 12.0, ("forward", "channels_last"): 30.0},
 )
 
 ROWS = [
     *pooling.rows(POOLING),
+    *pooling.rows(ADAPTIVE),
     *pooling.against_each_other("roi_align_against_roi_pool", POOLING, roi_pool.POOLING),
 ]
