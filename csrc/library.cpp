@@ -50,6 +50,12 @@ STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
   m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("generalized_box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("box_iou_backward(Tensor grad, Tensor boxes, Tensor others, bool generalized) -> Tensor");
+  m.def(
+      "match_boxes(Tensor gt_boxes, Tensor boxes, float high, float low, bool allow_low_quality) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "match_anchors(Tensor gt_boxes, Tensor[] cell_anchors, SymInt[] grid_sizes, float[] strides, float high, "
+      "float low, bool allow_low_quality) -> (Tensor, Tensor)");
   m.def("masks_to_boxes(Tensor masks) -> Tensor");
   m.def("heatmaps_to_keypoints(Tensor heatmaps, Tensor boxes) -> (Tensor, Tensor)");
   m.def(

@@ -1,45 +1,14 @@
 #pragma once
 
-// The box code of Faster R-CNN (Ren et al., 2015). Along each axis a box is coded relative to an anchor as
-//     shift     = shift_weight · (centre - anchor centre) / anchor side
-//     log_scale = scale_weight · log(side / anchor side).
-// Anchors are stored, or computed from the index in a grid of cells and never stored.
+// Gradients of the box code (common/box_code.h), and the operators' launchers. Anchors are stored, or computed from the
+// index in a grid of cells and never stored (common/anchors.h).
 
 #include <cstdint>
 
-#include "common/box.h"
-#include "common/elementary.h"
+#include "common/anchors.h"
+#include "common/box_code.h"
 
 namespace maskrcnn_ops {
-
-template <class C>
-struct Code {
-  C shift, log_scale;
-};
-
-// weights: of dx, dy, dw, dh. clip: the largest log_scale / weight that is decoded.
-template <class C>
-struct BoxCoder {
-  C weights[4];
-  C clip;
-};
-
-// One axis of the coder: 0 for x, 1 for y.
-template <class C>
-struct AxisCoder {
-  C shift_weight, scale_weight, clip;
-};
-
-template <class C>
-HOST_DEVICE AxisCoder<C> axis_of(const BoxCoder<C>& coder, int axis) {
-  return {coder.weights[axis], coder.weights[axis + 2], coder.clip};
-}
-
-template <class C>
-HOST_DEVICE Code<C> encode_axis(Span<C> box, Span<C> anchor, AxisCoder<C> coder) {
-  return {coder.shift_weight * (centre(box) - centre(anchor)) / side(anchor),
-          coder.scale_weight * log_of(side(box) / side(anchor))};
-}
 
 // Gradients of the two spans of encode_axis. Sides of 0, infinity and NaN pass none on.
 template <class C>
@@ -60,20 +29,6 @@ HOST_DEVICE SpanPair<C> encode_axis_backward(Code<C> grad, Span<C> box, Span<C> 
   const C distance = (centre(box) - centre(anchor)) * anchor_inverse;
   return {span_gradient(shift, scale * box_inverse),
           span_gradient(-shift, -(shift * distance + scale * anchor_inverse))};
-}
-
-// Half the decoded side. A NaN stays one.
-template <class C>
-HOST_DEVICE C decoded_half_side(C log_scale, C anchor_side, AxisCoder<C> coder) {
-  const C wanted = log_scale / coder.scale_weight;
-  return C(0.5) * (exp_of(wanted > coder.clip ? coder.clip : wanted) * anchor_side);
-}
-
-template <class C>
-HOST_DEVICE Span<C> decode_axis(Code<C> code, Span<C> anchor, AxisCoder<C> coder) {
-  const C middle = code.shift / coder.shift_weight * side(anchor) + centre(anchor);
-  const C half = decoded_half_side(code.log_scale, side(anchor), coder);
-  return {middle - half, middle + half};
 }
 
 // A clipped log_scale has no gradient; one that equals the clip has.
@@ -116,36 +71,6 @@ struct StoredAnchors {
     ++place.row;
   }
   HOST_DEVICE Box<C> anchor(const Place& place) const { return load_box(anchors + 4 * place.row); }
-};
-
-// Boxes [N, H, W, A] of a grid: the anchor of (y, x, a) is cell anchor a moved by (x · stride_x, y · stride_y).
-template <class C>
-struct GridAnchors {
-  const C* cell_anchors;
-  int64_t height, width, anchors_per_cell;
-  C stride_y, stride_x;
-
-  struct Place {
-    int64_t y, x, a;
-  };
-  template <class Index>
-  HOST_DEVICE Place place(Index i) const {
-    const Index cell = i / static_cast<Index>(anchors_per_cell), w = static_cast<Index>(width);
-    return {static_cast<int64_t>(cell / w % static_cast<Index>(height)), static_cast<int64_t>(cell % w),
-            static_cast<int64_t>(i % static_cast<Index>(anchors_per_cell))};
-  }
-  HOST_DEVICE void advance(Place& place) const {
-    if (++place.a < anchors_per_cell) return;
-    place.a = 0;
-    if (++place.x < width) return;
-    place.x = 0;
-    if (++place.y == height) place.y = 0;  // the next image
-  }
-  HOST_DEVICE Box<C> anchor(const Place& place) const {
-    const Box<C> cell = load_box(cell_anchors + 4 * place.a);
-    const C x = static_cast<C>(place.x) * stride_x, y = static_cast<C>(place.y) * stride_y;
-    return {cell.x1 + x, cell.y1 + y, cell.x2 + x, cell.y2 + y};
-  }
 };
 
 // Kernels. Boxes, anchors, deltas and their gradients are rows of four; `count` is the number of rows of deltas.
