@@ -51,6 +51,10 @@ STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
   m.def("generalized_box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
   m.def("box_iou_backward(Tensor grad, Tensor boxes, Tensor others, bool generalized) -> Tensor");
   m.def(
+      "decode_anchors(Tensor[] objectness, Tensor[] deltas, Tensor[] cell_anchors, float[] strides, "
+      "Tensor image_sizes, SymInt top_k, float min_size, float score_threshold, float[] weights, float clip) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
       "match_boxes(Tensor gt_boxes, Tensor boxes, float high, float low, bool allow_low_quality) "
       "-> (Tensor, Tensor)");
   m.def(

@@ -22,9 +22,11 @@ else:
         remove_small_boxes,
     )
     from maskrcnn_ops.crop_masks import crop_masks, rasterize_polygons
+    from maskrcnn_ops.decode_anchors import decode_anchors
     from maskrcnn_ops.keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
     from maskrcnn_ops.masks_to_boxes import masks_to_boxes
     from maskrcnn_ops.masks_to_rle import masks_to_rle
+    from maskrcnn_ops.match_boxes import match_anchors, match_boxes
     from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
     from maskrcnn_ops.nms import batched_nms, fast_nms, nms, padded_nms
     from maskrcnn_ops.paste_masks import paste_masks
@@ -44,6 +46,7 @@ __all__ = [
     "box_iou",
     "clip_boxes_to_image",
     "crop_masks",
+    "decode_anchors",
     "decode_boxes",
     "decode_grid",
     "encode_boxes",
@@ -53,6 +56,8 @@ __all__ = [
     "keypoints_to_heatmap_targets",
     "masks_to_boxes",
     "masks_to_rle",
+    "match_anchors",
+    "match_boxes",
     "multiscale_roi_align",
     "nms",
     "padded_nms",

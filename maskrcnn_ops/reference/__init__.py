@@ -31,8 +31,10 @@ from .boxes import (
     remove_small_boxes,
 )
 from .crop_masks import crop_masks, polygon_bitmaps, rasterize_polygons
+from .decode_anchors import decode_anchors
 from .keypoints import heatmaps_to_keypoints, keypoints_to_heatmap_targets
 from .masks_to_rle import encode_bitmaps, masks_to_rle
+from .match_boxes import match_anchors, match_boxes
 from .multiscale import MultiScaleRoIAlign, assign_levels, multiscale_roi_align
 from .nms import batched_nms, fast_nms, nms, padded_nms
 from .paste_masks import paste_masks
@@ -51,6 +53,7 @@ __all__ = [
     "box_iou",
     "clip_boxes_to_image",
     "crop_masks",
+    "decode_anchors",
     "decode_boxes",
     "decode_grid",
     "encode_bitmaps",
@@ -61,6 +64,8 @@ __all__ = [
     "keypoints_to_heatmap_targets",
     "masks_to_boxes",
     "masks_to_rle",
+    "match_anchors",
+    "match_boxes",
     "multiscale_roi_align",
     "nms",
     "padded_nms",

@@ -139,14 +139,16 @@ def decode_grid(
     stride (y, x) in pixels -> boxes [N, H * W * A, 4]. The anchor of (y, x, a) is
     ``cell_anchors[a] + (x * stride_x, y * stride_y, x * stride_x, y * stride_y)``.
     """
+    return decode_boxes(deltas, grid_anchors(cell_anchors, grid_size, stride), weights, clip)
+
+
+def grid_anchors(cell_anchors: Tensor, grid_size: Sequence[int], stride: Sequence[float]) -> Tensor:
+    """All anchors of a level, [H * W * A, 4] in (y, x, anchor) order: cell anchors [A, 4], moved."""
     (height, width), (stride_y, stride_x) = grid_size, stride
     cell_anchors = widen(cell_anchors)
-    y = torch.arange(height, device=deltas.device).to(cell_anchors)[:, None].expand(height, width) * stride_y
-    x = torch.arange(width, device=deltas.device).to(cell_anchors)[None, :].expand(height, width) * stride_x
-    anchors = (torch.stack([x, y, x, y], dim=-1)[:, :, None, :] + cell_anchors).flatten(
-        0, 2
-    )  # [H * W * A, 4]
-    return decode_boxes(deltas, anchors, weights, clip)
+    y = torch.arange(height).to(cell_anchors)[:, None].expand(height, width) * stride_y
+    x = torch.arange(width).to(cell_anchors)[None, :].expand(height, width) * stride_x
+    return (torch.stack([x, y, x, y], dim=-1)[:, :, None, :] + cell_anchors).flatten(0, 2)
 
 
 def _checked(fmt: str) -> str:
