@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -65,17 +66,25 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tens
     return (torch.stack([-w, -h, w, h], dim=1) / 2).round()
 
 
-def grid_anchors(cells: Tensor, grid_size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """All anchors of a level, ``[H * W * A, 4]`` in (y, x, anchor) order; only matching needs them.
+def anchors_at(
+    index: Tensor, cells: list[Tensor], grid_sizes: list[tuple[int, int]], strides: list[tuple[int, int]]
+) -> Tensor:
+    """Some of the anchors of all levels, ``[I, 4]``; the others are not computed.
 
     Args:
-        cells: ``[A, 4]`` boxes around the origin, pixels.
-        grid_size: (H, W) of the feature map.
-        stride: (y, x) pixels between grid cells.
+        index: int64 ``[I]`` into the anchors of all levels, one level after the other, each in (y, x, anchor)
+            order.
+        cells: for each level ``[A, 4]`` boxes around the origin, pixels.
+        grid_sizes: (H, W) of each feature map.
+        strides: (y, x) pixels between grid cells of each level.
     """
-    y = torch.arange(grid_size[0], device=cells.device, dtype=cells.dtype) * stride[0]
-    x = torch.arange(grid_size[1], device=cells.device, dtype=cells.dtype) * stride[1]
-    shape = (*grid_size, len(cells))
-    corners = [x[:, None] + cells[:, 0], y[:, None, None] + cells[:, 1]]
-    corners += [x[:, None] + cells[:, 2], y[:, None, None] + cells[:, 3]]
-    return torch.stack([corner.expand(shape) for corner in corners], dim=-1).view(-1, 4)
+    kinds = [len(each) for each in cells]
+    sizes = [count * height * width for count, (height, width) in zip(kinds, grid_sizes, strict=True)]
+    rows = [kinds, [0, *accumulate(kinds)][:-1], [0, *accumulate(sizes)][:-1], [w for _, w in grid_sizes]]
+    rows += [[x for _, x in strides], [y for y, _ in strides]]
+    table = torch.tensor(rows, device=index.device)
+    level = torch.bucketize(index, table[2], right=True) - 1
+    kind, first_cell, first, width, stride_x, stride_y = table[:, level]
+    place = index - first
+    x, y = place // kind % width * stride_x, place // kind // width * stride_y
+    return torch.cat(cells)[first_cell + place % kind] + torch.stack([x, y, x, y], dim=1)

@@ -12,8 +12,6 @@ import maskrcnn_ops as ops
 BELOW = -1  # best IoU under the low threshold: background
 BETWEEN = -2  # between the thresholds: left out of the loss
 
-_MATRIX_ELEMENTS = 1 << 22  # IoU values held at once: 16 MB
-
 
 @dataclass(frozen=True)
 class Matcher:
@@ -37,31 +35,23 @@ class Matcher:
                 f"got {self.low_threshold} > {self.high_threshold}"
             )
 
-    @torch.no_grad()
     def __call__(self, gt_boxes: Tensor, boxes: Tensor) -> Tensor:
         """Match ``boxes [B, 4]`` with ``gt_boxes [L, 4]``: int64 ``[B]``, a ground truth, -1 or -2."""
-        matches = torch.full((len(boxes),), BELOW, dtype=torch.int64, device=boxes.device)
-        if len(gt_boxes) == 0 or len(boxes) == 0:
-            return matches
-        best, index, forced = self._best(gt_boxes, boxes)
-        matches = torch.where(best >= self.low_threshold, BETWEEN, matches)
-        return torch.where((best >= self.high_threshold) | forced, index, matches)
+        return ops.match_boxes(gt_boxes, boxes, *self._rule())[0]
 
-    def _best(self, gt_boxes: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each box's best IoU, its ground truth, whether it ties a ground truth's best; by blocks of L."""
-        best = torch.full((len(boxes),), -1.0, device=boxes.device)
-        index = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        forced = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-        block = max(1, _MATRIX_ELEMENTS // len(boxes))
-        for start in range(0, len(gt_boxes), block):
-            iou = ops.box_iou(gt_boxes[start : start + block], boxes)
-            value, row = iou.max(dim=0)
-            better = value > best
-            best = torch.where(better, value, best)
-            index = torch.where(better, row + start, index)
-            if self.allow_low_quality_matches:
-                forced |= (iou == iou.amax(dim=1, keepdim=True)).any(dim=0)
-        return best, index, forced
+    def match_anchors(
+        self,
+        gt_boxes: Tensor,
+        cells: list[Tensor],
+        grid_sizes: list[tuple[int, int]],
+        strides: list[tuple[int, int]],
+    ) -> Tensor:
+        """The same for the anchors of all levels, which are computed on the way; see
+        :func:`maskrcnn_ops.match_anchors`."""
+        return ops.match_anchors(gt_boxes, cells, grid_sizes, strides, *self._rule())[0]
+
+    def _rule(self) -> tuple[float, float, bool]:
+        return self.high_threshold, self.low_threshold, self.allow_low_quality_matches
 
 
 def match_labels(matches: Tensor) -> Tensor:

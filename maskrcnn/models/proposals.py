@@ -1,4 +1,4 @@
-"""From the RPN's raw maps to proposals: flatten, decode, keep the best, suppress."""
+"""From the RPN's raw maps to proposals: keep the best, decode, suppress."""
 
 from __future__ import annotations
 
@@ -16,55 +16,51 @@ def flatten_level(prediction: Tensor, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def level_candidates(
-    logits: Tensor,
-    deltas: Tensor,
-    cells: Tensor,
-    grid_size: tuple[int, int],
-    stride: tuple[int, int],
-    count: int,
-) -> tuple[Tensor, Tensor]:
-    """The ``count`` best-scored boxes of one level.
-
-    Args:
-        logits: ``[N, B]`` objectness, B = H * W * A in (y, x, anchor) order.
-        deltas: ``[N, B, 4]`` encoded boxes in the same order.
-        cells: ``[A, 4]`` cell anchors; those of the grid come from the index.
-
-    Returns:
-        float32 boxes ``[N, count, 4]`` and logits ``[N, count]``, best first.
-    """
-    boxes = ops.decode_grid(deltas.float(), cells, grid_size, stride)
-    best, index = logits.float().topk(min(count, logits.shape[1]), dim=1)
-    return boxes.gather(1, index[..., None].expand(-1, -1, 4)), best
-
-
-@torch.no_grad()
-def filter_proposals(
-    boxes: Tensor,
-    logits: Tensor,
-    levels: Tensor,
-    image_size: tuple[int, int],
+def propose(
+    logits: list[Tensor],
+    deltas: list[Tensor],
+    cells: list[Tensor],
+    strides: list[tuple[int, int]],
+    image_sizes: list[tuple[int, int]],
     *,
+    candidates: int,
     nms_threshold: float,
     score_threshold: float,
     count: int,
-) -> tuple[Tensor, Tensor]:
-    """Clip one image's candidates, drop slivers and low scores, suppress per level, keep the ``count`` best.
+) -> list[Tensor]:
+    """The best boxes of all levels after suppression, for each image.
 
     Args:
-        boxes: ``[B, 4]`` candidates of all levels.
-        logits: ``[B]`` objectness.
-        levels: ``[B]`` level of each candidate; different levels never suppress each other.
-        image_size: (H, W) of the resized image, without padding.
+        logits: for each level ``[N, A, H, W]`` objectness.
+        deltas: for each level ``[N, A * 4, H, W]`` encoded boxes.
+        cells: for each level ``[A, 4]`` cell anchors; those of the grid come from the index.
+        strides: (y, x) pixels between grid cells of each level.
+        image_sizes: (H, W) of each resized image, without padding; boxes are clipped to it.
+        candidates: the most boxes of each level and image before suppression.
+        nms_threshold: IoU of suppression; different levels never suppress each other.
+        score_threshold: least objectness probability.
+        count: the most boxes of each image after suppression.
 
     Returns:
-        boxes ``[P, 4]`` and scores ``[P]``, best first.
+        float32 boxes ``[P, 4]`` per image, best first. Nothing is read back but the numbers P.
     """
-    boxes = ops.clip_boxes_to_image(boxes, image_size)
-    scores = logits.sigmoid()
-    sides = boxes[:, 2:] - boxes[:, :2]
-    keep = torch.where((sides.amin(dim=1) >= MIN_SIDE) & (scores >= score_threshold))[0]
-    boxes, scores = boxes[keep], scores[keep]
-    keep = ops.batched_nms(boxes, scores, levels[keep], nms_threshold)[:count]
-    return boxes[keep], scores[keep]
+    boxes, scores, levels, counts = ops.decode_anchors(
+        _not_double(logits),
+        _not_double(deltas),
+        cells,
+        strides,
+        image_sizes,
+        candidates,
+        min_size=MIN_SIDE,
+        score_threshold=score_threshold,
+    )
+    index, kept = ops.padded_nms(
+        boxes, scores.sigmoid(), nms_threshold, min(count, boxes.shape[1]), classes=levels, counts=counts
+    )
+    chosen = boxes.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
+    return [image[:number] for image, number in zip(chosen, kept.tolist(), strict=True)]
+
+
+def _not_double(maps: list[Tensor]) -> list[Tensor]:
+    """Proposals are float32 also where a model computes in float64."""
+    return [each.float() if each.dtype == torch.float64 else each for each in maps]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 
 import maskrcnn_ops as ops
 from maskrcnn.models import losses
-from maskrcnn.models.anchors import AnchorGenerator, grid_anchors
+from maskrcnn.models.anchors import AnchorGenerator, anchors_at
 from maskrcnn.models.images import ImageList, Target
 from maskrcnn.models.matcher import Matcher, match_labels
-from maskrcnn.models.proposals import filter_proposals, flatten_level, level_candidates
+from maskrcnn.models.proposals import flatten_level, propose
 from maskrcnn.models.sampler import BalancedSampler
+
+# Cell anchors, grid size and stride of every level.
+AnchorGrids: TypeAlias = tuple[list[Tensor], list[tuple[int, int]], list[tuple[int, int]]]
 
 
 class RPNHead(nn.Module):
@@ -88,66 +93,45 @@ class RegionProposalNetwork(nn.Module):
         """Return proposals (float32 ``[P, 4]`` per image, pixels of the batch) and, in training, losses."""
         maps = list(features.values())
         logit_maps, delta_maps = self.head(maps)
-        logits = [flatten_level(level, 1).squeeze(-1) for level in logit_maps]
-        deltas = [flatten_level(level, 4) for level in delta_maps]
         height, width = images.tensors.shape[-2:]
         grids = [(level.shape[-2], level.shape[-1]) for level in maps]
         strides = [(height // h, width // w) for h, w in grids]
         cells = self.anchor_generator.cells(len(maps), maps[0].device)
-        proposals = self._proposals(logits, deltas, cells, grids, strides, images.image_sizes)
+        evaluation = 0 if self.training else 1
+        proposals = propose(
+            logit_maps,
+            delta_maps,
+            cells,
+            strides,
+            images.image_sizes,
+            candidates=self.pre_nms_top_n[evaluation],
+            nms_threshold=self.nms_thresh,
+            score_threshold=self.score_thresh,
+            count=self.post_nms_top_n[evaluation],
+        )
         if not self.training:
             return proposals, {}
         if targets is None:
             raise ValueError("targets: expected one dictionary per image in training, got None")
-        anchors = torch.cat([grid_anchors(c, g, s) for c, g, s in zip(cells, grids, strides, strict=True)])
-        return proposals, self._losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), anchors, targets)
-
-    def _proposals(
-        self,
-        logits: list[Tensor],
-        deltas: list[Tensor],
-        cells: list[Tensor],
-        grids: list[tuple[int, int]],
-        strides: list[tuple[int, int]],
-        image_sizes: list[tuple[int, int]],
-    ) -> list[Tensor]:
-        evaluation = 0 if self.training else 1
-        candidates = [
-            level_candidates(*level, count=self.pre_nms_top_n[evaluation])
-            for level in zip(logits, deltas, cells, grids, strides, strict=True)
-        ]
-        boxes = torch.cat([level[0] for level in candidates], dim=1)
-        scores = torch.cat([level[1] for level in candidates], dim=1)
-        counts = torch.tensor([level[1].shape[1] for level in candidates], device=boxes.device)
-        levels = torch.arange(len(candidates), device=boxes.device).repeat_interleave(
-            counts, output_size=boxes.shape[1]
-        )
-        return [
-            filter_proposals(
-                image_boxes,
-                image_scores,
-                levels,
-                size,
-                nms_threshold=self.nms_thresh,
-                score_threshold=self.score_thresh,
-                count=self.post_nms_top_n[evaluation],
-            )[0]
-            for image_boxes, image_scores, size in zip(boxes, scores, image_sizes, strict=True)
-        ]
+        logits = torch.cat([flatten_level(level, 1).squeeze(-1) for level in logit_maps], dim=1)
+        deltas = torch.cat([flatten_level(level, 4) for level in delta_maps], dim=1)
+        return proposals, self._losses(logits, deltas, (cells, grids, strides), targets)
 
     def _losses(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: list[Target]
+        self, logits: Tensor, deltas: Tensor, anchors: AnchorGrids, targets: list[Target]
     ) -> dict[str, Tensor]:
         """Objectness and box loss over the sampled anchors; ``logits [N, B]``, ``deltas [N, B, 4]``."""
         image_logits, labels, image_deltas, regression = [], [], [], []
         for i, target in enumerate(targets):
-            matches = self.matcher(target["boxes"], anchors)
+            matches = self.matcher.match_anchors(target["boxes"], *anchors)
             positive, negative = self.sampler(match_labels(matches))
             sampled = torch.cat([positive, negative])
             image_logits.append(logits[i, sampled])
             labels.append((matches[sampled] >= 0).float())
             image_deltas.append(deltas[i, positive])
-            regression.append(ops.encode_boxes(target["boxes"][matches[positive]], anchors[positive]))
+            regression.append(
+                ops.encode_boxes(target["boxes"][matches[positive]], anchors_at(positive, *anchors))
+            )
         count = losses.normalizer(sum(map(len, labels)), logits.device)
         return {
             "loss_objectness": losses.objectness_loss(torch.cat(image_logits), torch.cat(labels), count),
