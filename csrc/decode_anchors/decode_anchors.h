@@ -105,11 +105,44 @@ HOST_DEVICE void write_proposal(const Proposals<A>& out, int64_t slot, const Box
   out.levels[slot] = level;
 }
 
-// The number of candidates that are sorted at once on CUDA: a power of two.
+// Selection and sorting on CUDA. Words are parted by digits from the highest; `cut` holds those digits of the last word
+// taken that are known.
+constexpr int digit_bits = 8, digits = 1 << digit_bits;
+
+template <class Word>
+HOST_DEVICE unsigned digit_of(Word word, int shift) {
+  return static_cast<unsigned>(word >> shift) % digits;
+}
+
+// Shifted in two steps: by all bits at once would be undefined.
+template <class Word>
+HOST_DEVICE bool agree_above(Word word, Word cut, int shift) {
+  return (word >> shift) >> digit_bits == (cut >> shift) >> digit_bits;
+}
+
+// The last word whose digits from `shift` up are those of `cut`.
+template <class Word>
+HOST_DEVICE Word last_with(Word cut, int shift) {
+  return cut | ((Word(1) << shift) - 1);
+}
+
+// The number of candidates that are sorted at once: a power of two.
 HOST_DEVICE int64_t sorted_size(int64_t kept) {
   int64_t size = 1;
   while (size < kept) size *= 2;
   return size;
+}
+
+// Pair `number` of a step of a bitonic sort, which compares items `distance` apart, within rising and falling runs of
+// `width`.
+struct BitonicPair {
+  int64_t first, second;
+  bool rising;
+};
+
+HOST_DEVICE BitonicPair bitonic_pair(int64_t number, int64_t width, int64_t distance) {
+  const int64_t first = number / distance * distance * 2 + number % distance;
+  return {first, first + distance, (first & width) == 0};
 }
 
 // image_sizes [N, 2] (height, width). On CUDA chosen [N, slots] and candidates [N, levels, sorted_size of the largest

@@ -5,7 +5,6 @@ namespace maskrcnn_ops {
 namespace {
 
 constexpr int select_threads = 1024, decode_threads = 256;
-constexpr int digit_bits = 8, digits = 1 << digit_bits;
 constexpr int64_t shared_bytes = 32 * 1024;  // for sorting; what every architecture grants unasked
 
 // What the threads of a block agree on while they narrow a selection.
@@ -51,9 +50,7 @@ __device__ __forceinline__ bool select_smallest(int64_t count, int64_t& needed, 
     __syncthreads();
     for (int64_t i = threadIdx.x; i < count; i += select_threads) {
       Word word;
-      // Shifted in two steps: by all bits at once would be undefined.
-      if (word_at(i, word) && (word >> shift) >> digit_bits == (cut >> shift) >> digit_bits)
-        atomicAdd(&shared.counts[static_cast<unsigned>(word >> shift) % digits], 1u);
+      if (word_at(i, word) && agree_above(word, cut, shift)) atomicAdd(&shared.counts[digit_of(word, shift)], 1u);
     }
     __syncthreads();
     if (threadIdx.x < 32) find_digit(shared, needed);
@@ -63,7 +60,7 @@ __device__ __forceinline__ bool select_smallest(int64_t count, int64_t& needed, 
     const bool whole = shared.counts[shared.digit] == needed;
     __syncthreads();  // before the counts are cleared
     if (whole) {
-      cut |= (Word(1) << shift) - 1;
+      cut = last_with(cut, shift);
       return true;
     }
   }
@@ -76,13 +73,12 @@ __device__ __forceinline__ void sort_block(Item* items, int64_t size) {
   for (int64_t width = 2; width <= size; width *= 2)
     for (int64_t distance = width / 2; distance > 0; distance /= 2) {
       __syncthreads();
-      for (int64_t pair = threadIdx.x; pair < size / 2; pair += select_threads) {
-        const int64_t i = pair / distance * distance * 2 + pair % distance, j = i + distance;
-        const bool rising = (i & width) == 0;
-        const Item a = items[i], b = items[j];
-        if (rising ? b < a : a < b) {
-          items[i] = b;
-          items[j] = a;
+      for (int64_t number = threadIdx.x; number < size / 2; number += select_threads) {
+        const BitonicPair pair = bitonic_pair(number, width, distance);
+        const Item a = items[pair.first], b = items[pair.second];
+        if (pair.rising ? b < a : a < b) {
+          items[pair.first] = b;
+          items[pair.second] = a;
         }
       }
     }
