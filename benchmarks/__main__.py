@@ -25,6 +25,8 @@ STEMS = (
     "nms",
     "soft_nms",
     "box_coder",
+    "decode_anchors",
+    "match_boxes",
     "paste_masks",
     "masks_to_rle",
     "crop_masks",

@@ -20,6 +20,8 @@ FILES = [
     "soft_nms",
     "boxes",
     "box_coder",
+    "decode_anchors",
+    "match_boxes",
     "masks_to_boxes",
     "paste_masks",
     "masks_to_rle",
