@@ -49,7 +49,8 @@ def decode_anchors(
             order = torch.cat([order[~flat[order].isnan()], order[flat[order].isnan()]])[: kept[level]]
             rows = widen(codes[n]).permute(1, 2, 0).reshape(-1, 4)
             found = clip_boxes_to_image(
-                decode_boxes(rows[order], anchors[order], weights, clip), [int(side) for side in image_sizes[n]]
+                decode_boxes(rows[order], anchors[order], weights, clip),
+                [int(side) for side in image_sizes[n]],
             )
             sides = found[:, 2:] - found[:, :2]
             good = ((sides >= min_size).all(1) & (flat[order] >= least)).nonzero().flatten()
