@@ -5,6 +5,8 @@ namespace maskrcnn_ops {
 namespace {
 
 constexpr int threads = 256;
+// Left to itself ptxas aims at six blocks on sm_80 and spills registers of the double kernels.
+constexpr int blocks_per_multiprocessor = 4;
 constexpr int chunk = 128;  // ground truths in shared memory at a time
 
 // IoUs are not negative, so their bits are ordered as they are: the largest is found by an integer atomicMax, whose
@@ -44,7 +46,7 @@ __device__ __forceinline__ int chunk_size(int64_t truths, int64_t first) {
 // sizeof(C) bytes a box. Few boxes overlap a ground truth, so that the atomics in shared memory are rare.
 // Deterministic.
 template <class C, class Boxes>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, blocks_per_multiprocessor)
     find_best(const C* __restrict__ truths, const Boxes boxes, int64_t* __restrict__ matches, C* __restrict__ ious,
               Bits<C>* truth_best, MatchRule<C> rule) {
   __shared__ TruthChunk<C> shared;
@@ -81,7 +83,7 @@ __global__ void __launch_bounds__(threads)
 // One thread decides one box from what find_best has written. IoUs are computed again only for ground truths whose best
 // the box's own best reaches: others it cannot tie. Deterministic, no atomics.
 template <class C, class Boxes>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, blocks_per_multiprocessor)
     decide_boxes(const C* __restrict__ truths, const Boxes boxes, int64_t* __restrict__ matches,
                  const C* __restrict__ ious, const Bits<C>* __restrict__ truth_best, MatchRule<C> rule) {
   __shared__ TruthChunk<C> shared;
