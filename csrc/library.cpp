@@ -71,11 +71,11 @@ STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
   m.def(
       "masks_to_rle(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold, bool integer) "
       "-> (Tensor, Tensor)");
-  m.def("crop_masks(Tensor masks, Tensor rois, SymInt pooled_height, SymInt pooled_width) -> Tensor");
+  m.def("crop_masks(Tensor masks, Tensor rois, SymInt pooled_height, SymInt pooled_width, bool aligned) -> Tensor");
   m.def(
       "crop_runs(Tensor ends, Tensor offsets, SymInt height, SymInt width, Tensor rois, SymInt pooled_height, "
-      "SymInt pooled_width) -> Tensor");
+      "SymInt pooled_width, bool aligned) -> Tensor");
   m.def(
       "rasterize_polygons(Tensor points, Tensor rings, Tensor objects, SymInt height, SymInt width, Tensor rois, "
-      "SymInt pooled_height, SymInt pooled_width) -> Tensor");
+      "SymInt pooled_height, SymInt pooled_width, bool aligned) -> Tensor");
 }

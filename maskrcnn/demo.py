@@ -156,7 +156,7 @@ def _examples(dataset: ShapesDataset, count: int = 12) -> list[Image.Image]:
             draw_instances(
                 image,
                 target["boxes"],
-                target["masks"].bool(),
+                target["masks"].decode(),
                 target["labels"],
                 None,
                 dataset.categories,

@@ -107,7 +107,7 @@ def evaluate(
     categories: Sequence[Category] = dataset.categories
     known = {category.id for category in categories}
     ids = [category.id for category in categories] if category_ids is None else list(category_ids)
-    convention = getattr(model, "paste_convention", "continuous")
+    convention = getattr(model, "mask_convention", "continuous")
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 

@@ -143,7 +143,7 @@ def _annotations(
     categories: Sequence[Category],
 ) -> list[dict[str, Any]]:
     """Results as annotations of a COCO instances file, which have an area and ``iscrowd`` too."""
-    convention = getattr(model, "paste_convention", "continuous")
+    convention = getattr(model, "mask_convention", "continuous")
     results = to_results(detections, image_id, size, [category.id for category in categories], convention)
     for result in results:
         shape = result.get("segmentation")

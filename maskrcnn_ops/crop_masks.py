@@ -18,6 +18,8 @@ def crop_masks(
     boxes: Tensor,
     size: int | Sequence[int],
     matches: Tensor | None = None,
+    *,
+    aligned: bool = False,
 ) -> Tensor:
     """Masks cropped to boxes and resampled to M x M.
 
@@ -30,6 +32,8 @@ def crop_masks(
         size: M, or (rows, columns).
         matches: int64 [R], the mask of each box, 0 to L - 1 (below 2^24 for float32 boxes); by default box i
             takes mask i.
+        aligned: False takes box coordinates as pixel indices, half a pixel off (torchvision's targets); True
+            as Note [Pixel centres] in ``maskrcnn_ops.reference`` has them.
 
     Returns:
         [R, M, M] in the boxes' dtype (widened), from 0 to 1. A box with a non-finite coordinate gives zeros.
@@ -41,17 +45,17 @@ def crop_masks(
     Not differentiable. Deterministic.
 
     Equivalent to:
-        ``roi_align(masks[:, None].to(boxes), rois, size)[:, 0]`` with ``rois = [matches, boxes]`` (not
-        aligned, adaptive sampling), up to the rounding of sums.
+        ``roi_align(masks[:, None].to(boxes), rois, size, aligned=aligned)[:, 0]`` with
+        ``rois = [matches, boxes]`` (adaptive sampling), up to the rounding of sums.
     """
     rows, columns = pair(size, "crop_masks", "size")
     if isinstance(masks, Tensor):
         rois = _rois("crop_masks", boxes, matches, masks.shape[0] if masks.dim() else 0)
-        return torch.ops.maskrcnn_ops.crop_masks(masks, rois, rows, columns)
+        return torch.ops.maskrcnn_ops.crop_masks(masks, rois, rows, columns, aligned)
     rois = _rois("crop_masks", boxes, matches, len(masks))
     ends, offsets, (height, width) = _runs.decode(masks, "crop_masks")
     ends, offsets = ends.to(rois.device), offsets.to(rois.device)
-    return torch.ops.maskrcnn_ops.crop_runs(ends, offsets, height, width, rois, rows, columns)
+    return torch.ops.maskrcnn_ops.crop_runs(ends, offsets, height, width, rois, rows, columns, aligned)
 
 
 def rasterize_polygons(
@@ -60,6 +64,8 @@ def rasterize_polygons(
     size: int | Sequence[int],
     image_size: Sequence[int],
     matches: Tensor | None = None,
+    *,
+    aligned: bool = False,
 ) -> Tensor:
     """COCO polygons cropped to boxes and resampled to M x M, without a bitmap of the image.
 
@@ -70,20 +76,20 @@ def rasterize_polygons(
     Args:
         polygons: L objects, each a list of polygons ``[x0, y0, x1, y1, ...]`` of 3 or more corners in pixels;
             an object is what any of its polygons covers. Coordinates beyond ±1e8 count as there.
-        boxes, size, matches: as in :func:`crop_masks`.
+        boxes, size, matches, aligned: as in :func:`crop_masks`.
         image_size: (H, W) of the image in pixels; polygons end at its border.
 
     Returns, raises, differentiability, determinism: as :func:`crop_masks`; a coordinate that is not finite
     raises as well.
 
     Equivalent to:
-        ``crop_masks(bitmaps of the polygons, boxes, size, matches)``, bit for bit.
+        ``crop_masks(bitmaps of the polygons, boxes, size, matches, aligned=aligned)``, bit for bit.
     """
     rows, columns = pair(size, "rasterize_polygons", "size")
     height, width = pair(image_size, "rasterize_polygons", "image_size")
     rois = _rois("rasterize_polygons", boxes, matches, len(polygons))
     packed = (tensor.to(rois.device) for tensor in _pack(polygons))
-    return torch.ops.maskrcnn_ops.rasterize_polygons(*packed, height, width, rois, rows, columns)
+    return torch.ops.maskrcnn_ops.rasterize_polygons(*packed, height, width, rois, rows, columns, aligned)
 
 
 def _rois(op: str, boxes: Tensor, matches: Tensor | None, objects: int) -> Tensor:
@@ -120,7 +126,7 @@ def _pack(polygons: Sequence[Sequence[Sequence[float]]]) -> tuple[Tensor, Tensor
 
 
 @torch.library.register_fake("maskrcnn_ops::crop_masks")
-def _(masks: Tensor, rois: Tensor, rows: int, columns: int) -> Tensor:
+def _(masks: Tensor, rois: Tensor, rows: int, columns: int, aligned: bool) -> Tensor:
     torch._check(
         masks.dim() == 3, lambda: f"crop_masks: expected masks of shape [L, H, W], got {list(masks.shape)}"
     )
@@ -129,7 +135,14 @@ def _(masks: Tensor, rois: Tensor, rows: int, columns: int) -> Tensor:
 
 @torch.library.register_fake("maskrcnn_ops::crop_runs")
 def _(
-    ends: Tensor, offsets: Tensor, height: int, width: int, rois: Tensor, rows: int, columns: int
+    ends: Tensor,
+    offsets: Tensor,
+    height: int,
+    width: int,
+    rois: Tensor,
+    rows: int,
+    columns: int,
+    aligned: bool,
 ) -> Tensor:
     return rois.new_empty((rois.shape[0], rows, columns))
 
@@ -144,5 +157,6 @@ def _(
     rois: Tensor,
     rows: int,
     columns: int,
+    aligned: bool,
 ) -> Tensor:
     return rois.new_empty((rois.shape[0], rows, columns))

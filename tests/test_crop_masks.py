@@ -60,18 +60,19 @@ def check(actual, expected):
 
 
 @pytest.mark.parametrize("kind", ["bool", "uint8", "runs", "strings"])
+@pytest.mark.parametrize("aligned", [False, True], ids=["indices", "aligned"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_crops_match_reference(device, dtype, kind):
+def test_crops_match_reference(device, dtype, aligned, kind):
     masks = random_bitmaps(6)
     boxes, matches = regions(60, 6, dtype)
-    expected = reference.crop_masks(masks, boxes, (7, 9), matches)
+    expected = reference.crop_masks(masks, boxes, (7, 9), matches, aligned=aligned)
     given_masks = {
         "bool": lambda: masks.to(device),
         "uint8": lambda: (masks.to(torch.uint8) * 3).to(device),
         "runs": lambda: reference.encode_bitmaps(masks),
         "strings": lambda: [{**e, "counts": e["counts"].decode()} for e in reference.encode_bitmaps(masks)],
     }[kind]()
-    actual = ops.crop_masks(given_masks, boxes.to(device), (7, 9), matches.to(device))
+    actual = ops.crop_masks(given_masks, boxes.to(device), (7, 9), matches.to(device), aligned=aligned)
     check(actual, expected)
     assert 0.2 < expected[:60].mean() < 0.8
 
@@ -86,14 +87,17 @@ def test_crops_match_reference_roi_align_kernel(device, dtype):
     check(ops.crop_masks(masks, boxes, 28, matches), expected.cpu())
 
 
+@pytest.mark.parametrize("aligned", [False, True], ids=["indices", "aligned"])
 @pytest.mark.parametrize("seed", range(3))
-def test_polygons_match_reference(device, seed):
+def test_polygons_match_reference(device, seed, aligned):
     polygons = random_polygons(12, seed=seed)
     boxes, matches = regions(50, 12, torch.float64, seed)
-    actual = ops.rasterize_polygons(polygons, boxes.to(device), 14, SIZE, matches.to(device))
-    check(actual, reference.rasterize_polygons(polygons, boxes, 14, SIZE, matches))
+    where = boxes.to(device), 14, SIZE, matches.to(device)
+    actual = ops.rasterize_polygons(polygons, *where, aligned=aligned)
+    check(actual, reference.rasterize_polygons(polygons, boxes, 14, SIZE, matches, aligned=aligned))
     bitmaps = reference.polygon_bitmaps(polygons, SIZE).to(device)
-    assert torch.equal(actual, ops.crop_masks(bitmaps, boxes.to(device), 14, matches.to(device)))
+    cropped = ops.crop_masks(bitmaps, boxes.to(device), 14, matches.to(device), aligned=aligned)
+    assert torch.equal(actual, cropped)
 
 
 def whole_image(size):
@@ -119,13 +123,14 @@ def test_random_polygons_match_reference(device, seed, size, spread):
     seed=st.integers(0, 2**31),
     size=st.tuples(st.integers(1, 150), st.integers(1, 40)),
     side=st.integers(1, 9),
+    aligned=st.booleans(),
 )
-def test_random_crops_match_reference(device, seed, size, side):
+def test_random_crops_match_reference(device, seed, size, side, aligned):
     masks = random_bitmaps(3, size, seed)
     boxes = random_boxes(3, size[1], size[0], generator(seed), torch.float64)
-    expected = reference.crop_masks(masks, boxes, side)
-    check(ops.crop_masks(masks.to(device), boxes.to(device), side), expected)
-    check(ops.crop_masks(reference.encode_bitmaps(masks), boxes.to(device), side), expected)
+    expected = reference.crop_masks(masks, boxes, side, aligned=aligned)
+    check(ops.crop_masks(masks.to(device), boxes.to(device), side, aligned=aligned), expected)
+    check(ops.crop_masks(reference.encode_bitmaps(masks), boxes.to(device), side, aligned=aligned), expected)
 
 
 def test_by_hand(device):
@@ -136,6 +141,7 @@ def test_by_hand(device):
     expected = torch.zeros(1, 4, 4, device=device)
     expected[0, 1:3, 1:3] = 1
     assert torch.equal(ops.rasterize_polygons(square, box, 4, (4, 4)), expected)
+    assert torch.equal(ops.rasterize_polygons(square, box + 0.5, 4, (4, 4), aligned=True), expected)
 
 
 def test_wild_polygons_cost_bounded_time(device):
@@ -178,13 +184,15 @@ def test_opcheck_and_compile(device):
     masks, (boxes, matches) = random_bitmaps(2).to(device), regions(5, 2)
     rois = torch.cat([matches[:, None].to(boxes), boxes], dim=1).to(device)
     longs = torch.tensor([0, 3], device=device)
-    torch.library.opcheck(library.crop_masks.default, (masks, rois, 3, 4))
+    torch.library.opcheck(library.crop_masks.default, (masks, rois, 3, 4, True))
     ends = torch.tensor([5, 9, 1200], device=device)
     one = torch.cat([torch.zeros(len(rois), 1, device=device), rois[:, 1:]], dim=1)
-    torch.library.opcheck(library.crop_runs.default, (ends, longs, 30, 40, one, 3, 4))
+    torch.library.opcheck(library.crop_runs.default, (ends, longs, 30, 40, one, 3, 4, True))
     points = torch.rand(3, 2, dtype=torch.float64).mul(30).to(device)
     objects = torch.tensor([0, 1], device=device)
-    torch.library.opcheck(library.rasterize_polygons.default, (points, longs, objects, 30, 40, one, 3, 4))
+    torch.library.opcheck(
+        library.rasterize_polygons.default, (points, longs, objects, 30, 40, one, 3, 4, False)
+    )
     compiled = torch.compile(ops.crop_masks, fullgraph=True, dynamic=True, backend="aot_eager")
     for count in (9, 4):
         arguments = masks, boxes[:count].to(device), 6, matches[:count].to(device)

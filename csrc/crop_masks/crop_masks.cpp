@@ -36,7 +36,7 @@ void check_offsets(const char* op, const Tensor& offsets, const char* argument, 
 
 template <class Source>
 Tensor crop(const char* op, const Source& source, const Tensor& rois, int64_t objects, int64_t pooled_height,
-            int64_t pooled_width) {
+            int64_t pooled_width, bool aligned) {
   CHECK_ARG(rois.dim() == 2 && rois.size(1) == 5, op, ": expected rois of shape [R, 5], got ", shape_of(rois));
   const Tensor regions = as_coordinates(rois, op, "rois");
   check_image_indices(op, regions, objects);
@@ -48,7 +48,8 @@ Tensor crop(const char* op, const Source& source, const Tensor& rois, int64_t ob
                        source.height,
                        source.width,
                        static_cast<int>(pooled_height),
-                       static_cast<int>(pooled_width)};
+                       static_cast<int>(pooled_width),
+                       aligned};
   with_coordinate_type(regions, [&](auto coordinate) {
     using C = decltype(coordinate);
     if (regions.is_cuda())
@@ -59,7 +60,7 @@ Tensor crop(const char* op, const Source& source, const Tensor& rois, int64_t ob
   return output;
 }
 
-Tensor crop_masks(const Tensor& masks, const Tensor& rois, int64_t pooled_height, int64_t pooled_width) {
+Tensor crop_masks(const Tensor& masks, const Tensor& rois, int64_t pooled_height, int64_t pooled_width, bool aligned) {
   const char* op = "crop_masks";
   CHECK_ARG(masks.dim() == 3, op, ": expected masks of shape [L, H, W], got ", shape_of(masks));
   CHECK_ARG(masks.scalar_type() == ScalarType::Byte || masks.scalar_type() == ScalarType::Bool, op,
@@ -69,22 +70,23 @@ Tensor crop_masks(const Tensor& masks, const Tensor& rois, int64_t pooled_height
   const Tensor pixels = torch::stable::contiguous(masks);
   const Bitmaps source{static_cast<const uint8_t*>(pixels.const_data_ptr()), static_cast<int>(masks.size(1)),
                        static_cast<int>(masks.size(2))};
-  return crop(op, source, rois, masks.size(0), pooled_height, pooled_width);
+  return crop(op, source, rois, masks.size(0), pooled_height, pooled_width, aligned);
 }
 
 Tensor crop_runs(const Tensor& ends, const Tensor& offsets, int64_t height, int64_t width, const Tensor& rois,
-                 int64_t pooled_height, int64_t pooled_width) {
+                 int64_t pooled_height, int64_t pooled_width, bool aligned) {
   const char* op = "crop_masks";
   check_sizes(op, height, width, pooled_height, pooled_width);
   const Tensor run_ends = check_longs(op, ends, "ends", rois), starts = check_longs(op, offsets, "offsets", rois);
   check_offsets(op, starts, "offsets", ends.numel());
   const Runs source{pointer<int64_t>(run_ends), pointer<int64_t>(starts), ends.numel(), static_cast<int>(height),
                     static_cast<int>(width)};
-  return crop(op, source, rois, offsets.numel() - 1, pooled_height, pooled_width);
+  return crop(op, source, rois, offsets.numel() - 1, pooled_height, pooled_width, aligned);
 }
 
 Tensor rasterize_polygons(const Tensor& points, const Tensor& rings, const Tensor& objects, int64_t height,
-                          int64_t width, const Tensor& rois, int64_t pooled_height, int64_t pooled_width) {
+                          int64_t width, const Tensor& rois, int64_t pooled_height, int64_t pooled_width,
+                          bool aligned) {
   const char* op = "rasterize_polygons";
   check_sizes(op, height, width, pooled_height, pooled_width);
   CHECK_ARG(points.dim() == 2 && points.size(1) == 2 && points.scalar_type() == ScalarType::Double, op,
@@ -96,7 +98,7 @@ Tensor rasterize_polygons(const Tensor& points, const Tensor& rings, const Tenso
   check_offsets(op, starts, "objects", rings.numel() - 1);
   const Polygons source{pointer<double>(corners), pointer<int64_t>(ring_starts), pointer<int64_t>(starts),
                         static_cast<int>(height), static_cast<int>(width)};
-  return crop(op, source, rois, objects.numel() - 1, pooled_height, pooled_width);
+  return crop(op, source, rois, objects.numel() - 1, pooled_height, pooled_width, aligned);
 }
 
 void register_kernels(torch::stable::detail::StableLibrary& m) {

@@ -1,8 +1,8 @@
 #pragma once
 
-// Masks cropped to RoIs and resampled to M x M: RoIAlign (not aligned, adaptive sampling, scale 1) of the mask as a map
-// of zeros and ones, which is never made: columns are read where the RoI samples them. The sample points and weights
-// are those of roi_align.h.
+// Masks cropped to RoIs and resampled to M x M: RoIAlign (adaptive sampling, scale 1) of the mask as a map of zeros
+// and ones, which is never made: columns are read where the RoI samples them. The sample points and weights are those
+// of roi_align.h.
 
 #include "crop_masks/mask_sources.h"
 #include "roi_align/roi_align.h"
@@ -13,6 +13,7 @@ struct CropMasks {
   int64_t objects, rois;
   int height, width;  // of the image
   int pooled_height, pooled_width;
+  bool aligned;
 };
 
 // One RoI (object, x1, y1, x2, y2); object -1 where it reads nothing.
@@ -25,8 +26,8 @@ struct CropAxes {
 template <class C>
 HOST_DEVICE CropAxes<C> crop_axes(const C* roi, const CropMasks& args) {
   CropAxes<C> axes;
-  axes.y = sample_axis(roi[2], roi[4], C(1), args.pooled_height, -1, false, args.height);
-  axes.x = sample_axis(roi[1], roi[3], C(1), args.pooled_width, -1, false, args.width);
+  axes.y = sample_axis(roi[2], roi[4], C(1), args.pooled_height, -1, args.aligned, args.height);
+  axes.x = sample_axis(roi[1], roi[3], C(1), args.pooled_width, -1, args.aligned, args.width);
   const bool readable = is_finite(roi[0]) && roi[0] >= C(0) && roi[0] < static_cast<C>(args.objects) &&
                         is_finite(roi[3]) && is_finite(roi[4]) && is_finite(axes.y.start) && is_finite(axes.y.bin) &&
                         is_finite(axes.x.start) && is_finite(axes.x.bin);

@@ -13,6 +13,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from maskrcnn.encoded_masks import EncodedMasks
+
 from .coco_file import CocoFile, read_coco_file
 from .coco_segmentations import POLYGONS, STRING
 from .dataset import Category, DataError, Target
@@ -127,7 +129,7 @@ class CocoDataset:
         }
         if self._segmentations is not None:
             size = self.image_sizes[index]
-            target["masks"] = _decode([self._encoding(annotation, size) for annotation in annotations], size)
+            target["masks"] = EncodedMasks.of([self._encoding(a, size) for a in annotations], size)
         return target
 
     def ground_truth(self) -> dict[str, Any]:
@@ -208,10 +210,3 @@ def _clipped_boxes(file: CocoFile) -> np.ndarray:
     low = np.clip(file.boxes[:, :2], 0, sizes)
     high = np.clip(file.boxes[:, :2] + file.boxes[:, 2:], 0, sizes)
     return np.concatenate([low, high], axis=1).astype(np.float32)
-
-
-def _decode(encodings: list[dict[str, Any]], size: tuple[int, int]) -> Tensor:
-    """Masks, uint8 [L, H, W], of compressed run lengths."""
-    if not encodings:
-        return torch.zeros((0, *size), dtype=torch.uint8)
-    return torch.from_numpy(np.ascontiguousarray(coco_mask.decode(encodings).transpose(2, 0, 1)))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 Target = dict[str, Any]
 """One image's objects: ``boxes`` float32 [L, 4] (xyxy, pixel edges), ``labels`` int64 [L] (1..K-1; 0 is the
-background), ``masks`` uint8 [L, H, W] of zeros and ones, ``image_id`` int."""
+background), ``masks`` :class:`~maskrcnn.encoded_masks.EncodedMasks` (or bitmaps, uint8 [L, H, W] of zeros and
+ones), ``image_id`` int."""
 
 
 class DataError(ValueError):

@@ -14,6 +14,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from maskrcnn.encoded_masks import EncodedMasks
+
 from .dataset import Category, Target
 from .shapes_drawing import Shape, add_grain, draw_background, draw_shape, place_shape
 from .transforms import SHAPES, random_generator
@@ -78,7 +80,7 @@ class ShapesDataset:
         target: Target = {
             "boxes": torch.from_numpy(_mask_boxes(scene.masks).astype(np.float32)),
             "labels": torch.from_numpy(scene.labels),
-            "masks": torch.from_numpy(scene.masks),
+            "masks": EncodedMasks.of(_encode(scene.masks), self.image_sizes[index]),
             "image_id": self.image_ids[index],
         }
         return torch.from_numpy(scene.pixels), target
@@ -119,10 +121,13 @@ class ShapesDataset:
                 {"id": image_id, "file_name": _file_name(image_id), "height": height, "width": width}
             )
             scene = self._render(index)
-            for mask, label, box in zip(
-                scene.masks, scene.labels.tolist(), _mask_boxes(scene.masks).tolist(), strict=True
+            for mask, encoding, label, box in zip(
+                scene.masks,
+                _encode(scene.masks),
+                scene.labels.tolist(),
+                _mask_boxes(scene.masks).tolist(),
+                strict=True,
             ):
-                encoding = coco_mask.encode(np.asfortranarray(mask))
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -131,10 +136,7 @@ class ShapesDataset:
                         "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
                         "area": int(mask.sum()),
                         "iscrowd": 0,
-                        "segmentation": {
-                            "size": [height, width],
-                            "counts": encoding["counts"].decode("ascii"),
-                        },
+                        "segmentation": {**encoding, "counts": encoding["counts"].decode("ascii")},
                     }
                 )
         categories = [{"id": category.id, "name": category.name} for category in self.categories]
@@ -189,6 +191,11 @@ def _mask_boxes(masks: np.ndarray) -> np.ndarray:
         spans += [occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)]
     x0, x1, y0, y1 = spans
     return np.stack([x0, y0, x1, y1], axis=1)
+
+
+def _encode(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Compressed run lengths of masks, uint8 [L, H, W]."""
+    return coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0)))
 
 
 def _file_name(image_id: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from maskrcnn.geometry import mirror_boxes
+
 from .dataset import Target
 
 # What a random number is for; keeps the streams of one seed apart.
@@ -24,7 +26,7 @@ def random_generator(seed: int, purpose: int, first: int, second: int = 0) -> np
 def flip_horizontal(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     """Mirror an image [3, H, W] and its target's boxes and masks left to right.
 
-    Boxes are pixel edges, so x becomes W - x. The arguments are left as they are; entries other than
+    The arguments are left as they are; entries other than
     ``boxes`` and ``masks`` are passed on.
     """
     return _mirror(image, target, -1)
@@ -36,11 +38,7 @@ def flip_vertical(image: Tensor, target: Target) -> tuple[Tensor, Target]:
 
 
 def _mirror(image: Tensor, target: Target, dim: int) -> tuple[Tensor, Target]:
-    side, edges = image.shape[dim], [0, 2] if dim == -1 else [1, 3]
-    flipped = dict(target)
-    boxes = target["boxes"].clone()
-    boxes[:, edges] = side - target["boxes"][:, edges[::-1]]
-    flipped["boxes"] = boxes
+    flipped = {**target, "boxes": mirror_boxes(target["boxes"], image.shape[dim], dim)}
     if "masks" in target:
         flipped["masks"] = target["masks"].flip(dim)
     return image.flip(dim), flipped

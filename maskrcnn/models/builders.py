@@ -181,6 +181,7 @@ def maskrcnn_tiny(
         "box_predictor": FastRCNNPredictor(256, num_classes),
         "box_batch_size_per_image": 128,
         "box_detections_per_img": 300,
+        "mask_convention": "continuous",
         "mask_head": MaskRCNNHeads(width, (width, width)),
         "mask_predictor": MaskRCNNPredictor(width, width, num_classes),
     }

@@ -31,7 +31,6 @@ from maskrcnn.models.transform import (
 from maskrcnn.models.weights import upgrade_keys
 
 FEATURE_MAPS = ("0", "1", "2", "3")
-PASTE_CONVENTIONS = ("integer", "continuous")
 
 
 class GeneralizedRCNN(nn.Module):
@@ -59,8 +58,6 @@ class GeneralizedRCNN(nn.Module):
         roi_heads: detections and their losses.
         transform: images and targets to the batch.
         mask_format: see above; may be changed at any time.
-        paste_convention: ``"integer"`` (torchvision's) or ``"continuous"``, see
-            :func:`maskrcnn_ops.paste_masks`.
     """
 
     def __init__(
@@ -71,18 +68,12 @@ class GeneralizedRCNN(nn.Module):
         transform: GeneralizedRCNNTransform,
         *,
         mask_format: str = "full",
-        paste_convention: str = "integer",
     ) -> None:
         super().__init__()
         self.transform = transform
         self.backbone = backbone
         self.rpn = rpn
         self.roi_heads = roi_heads
-        if paste_convention not in PASTE_CONVENTIONS:
-            raise ValueError(
-                f"paste_convention: expected one of {PASTE_CONVENTIONS}, got {paste_convention!r}"
-            )
-        self.paste_convention = paste_convention
         self.mask_format = mask_format
 
     @property
@@ -95,6 +86,11 @@ class GeneralizedRCNN(nn.Module):
         if value not in MASK_FORMATS:
             raise ValueError(f"mask_format: expected one of {MASK_FORMATS}, got {value!r}")
         self._mask_format = value
+
+    @property
+    def mask_convention(self) -> str:
+        """One of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`."""
+        return self.roi_heads.mask_convention
 
     @property
     def num_classes(self) -> int | None:
@@ -123,7 +119,7 @@ class GeneralizedRCNN(nn.Module):
         if self.training:
             return {**region_losses, **proposal_losses}
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        return map_back(detections, batch.image_sizes, sizes, self.mask_format, self.paste_convention)
+        return map_back(detections, batch.image_sizes, sizes, self.mask_format, self.mask_convention)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -155,6 +151,9 @@ class FasterRCNN(GeneralizedRCNN):
         box_score_thresh, box_nms_thresh, box_detections_per_img: selection of detections.
         box_fg_iou_thresh, box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction: as for the RPN.
         bbox_reg_weights: of the box encoding; (10, 10, 5, 5) by default.
+        mask_format: see :class:`GeneralizedRCNN`.
+        mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`; ``"integer"`` for weights that
+            torchvision has trained.
     """
 
     def __init__(
@@ -192,7 +191,7 @@ class FasterRCNN(GeneralizedRCNN):
         size_divisible: int = 32,
         fixed_size: tuple[int, int] | None = None,
         mask_format: str = "full",
-        paste_convention: str = "integer",
+        mask_convention: str = "integer",
     ) -> None:
         channels = _out_channels(backbone)
         if rpn_anchor_generator is None:
@@ -221,6 +220,7 @@ class FasterRCNN(GeneralizedRCNN):
             score_thresh=box_score_thresh,
             nms_thresh=box_nms_thresh,
             detections_per_img=box_detections_per_img,
+            mask_convention=mask_convention,
         )
         transform = GeneralizedRCNNTransform(
             min_size,
@@ -230,9 +230,7 @@ class FasterRCNN(GeneralizedRCNN):
             size_divisible=size_divisible,
             fixed_size=fixed_size,
         )
-        super().__init__(
-            backbone, rpn, roi_heads, transform, mask_format=mask_format, paste_convention=paste_convention
-        )
+        super().__init__(backbone, rpn, roi_heads, transform, mask_format=mask_format)
 
 
 class MaskRCNN(FasterRCNN):

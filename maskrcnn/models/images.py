@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-# Per image: boxes float32 [L, 4] (xyxy, pixels), labels int64 [L] (1..K-1), masks uint8 [L, H, W]; other
-# keys are ignored.
+# Per image: boxes float32 [L, 4] (xyxy, pixels), labels int64 [L] (1..K-1), masks uint8 or bool [L, H, W], or
+# EncodedMasks; other keys are ignored.
 Target: TypeAlias = dict[str, Any]
 
 # Per image: boxes float32 [D, 4], labels int64 [D], scores float32 [D], and masks where the model makes them.

@@ -11,7 +11,7 @@ import maskrcnn_ops as ops
 from maskrcnn.models import losses
 from maskrcnn.models.detections import select_detections
 from maskrcnn.models.images import Detection, Target
-from maskrcnn.models.masks import mask_targets, selected_logits
+from maskrcnn.models.masks import MASK_CONVENTIONS, mask_targets, selected_logits
 from maskrcnn.models.matcher import Matcher, match_labels
 from maskrcnn.models.sampler import BalancedSampler
 
@@ -48,7 +48,11 @@ class RoIHeads(nn.Module):
         score_thresh: detections score above it.
         nms_thresh: IoU of suppression, within a class.
         detections_per_img: most detections of an image.
+        mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`.
         mask_roi_pool, mask_head, mask_predictor: the mask branch; all three or none.
+
+    Raises:
+        ValueError: another ``mask_convention``.
     """
 
     def __init__(
@@ -62,11 +66,14 @@ class RoIHeads(nn.Module):
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
         detections_per_img: int = 100,
+        mask_convention: str = "integer",
         mask_roi_pool: nn.Module | None = None,
         mask_head: nn.Module | None = None,
         mask_predictor: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if mask_convention not in MASK_CONVENTIONS:
+            raise ValueError(f"mask_convention: expected one of {MASK_CONVENTIONS}, got {mask_convention!r}")
         self.box_roi_pool = box_roi_pool
         self.box_head = box_head
         self.box_predictor = box_predictor
@@ -76,6 +83,7 @@ class RoIHeads(nn.Module):
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
+        self.mask_convention = mask_convention
         self.mask_roi_pool = mask_roi_pool
         self.mask_head = mask_head
         self.mask_predictor = mask_predictor
@@ -167,7 +175,7 @@ class RoIHeads(nn.Module):
         labels = torch.cat([r.labels[r.positive] for r in regions])
         logits = self._mask_logits(features, boxes, labels, image_sizes)
         wanted = [
-            mask_targets(t["masks"], b, r.matches, logits.shape[-1])
+            mask_targets(t["masks"], b, r.matches, logits.shape[-1], self.mask_convention)
             for t, b, r in zip(targets, boxes, regions, strict=True)
         ]
         return losses.mask_loss(logits, torch.cat(wanted), losses.normalizer(len(labels), logits.device))

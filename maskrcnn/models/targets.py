@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskrcnn.encoded_masks import EncodedMasks
 from maskrcnn.models.images import Target
 
 
@@ -44,10 +45,12 @@ def check_targets(targets: Any, images: Any, num_classes: int | None, masks: boo
         for name in ("boxes", "labels", "masks")[: 3 if masks else 2]:
             if name not in target:
                 raise ValueError(f"targets[{i}]: expected a key {name!r}, got {sorted(target)}")
-            if not isinstance(target[name], Tensor):
-                raise TypeError(
-                    f"targets[{i}][{name!r}]: expected a tensor, got {type(target[name]).__name__}"
-                )
+            if isinstance(target[name], Tensor) or (
+                name == "masks" and isinstance(target[name], EncodedMasks)
+            ):
+                continue
+            expected = "a tensor or EncodedMasks" if name == "masks" else "a tensor"
+            raise TypeError(f"targets[{i}][{name!r}]: expected {expected}, got {type(target[name]).__name__}")
         _check_shapes(target, i, image, masks)
     _check_values(targets, num_classes)
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import maskrcnn_ops as ops
+from maskrcnn.encoded_masks import EncodedMasks
+from maskrcnn.geometry import resize_boxes
 from maskrcnn.models.images import Detection, ImageList, Target
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -103,20 +105,22 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_target(target: Target, old: tuple[int, int], new: tuple[int, int]) -> Target:
-    """Boxes and masks (nearest neighbour) of an image resized from ``old`` to ``new`` (H, W)."""
+    """Boxes and masks (bitmaps: nearest neighbour) of an image resized from ``old`` to ``new`` (H, W)."""
     result = {**target, "boxes": resize_boxes(target["boxes"].float(), old, new)}
     if "masks" in target:
-        masks = target["masks"].to(torch.uint8)
-        if old != new and len(masks):
-            masks = F.interpolate(masks[None], size=new, mode="nearest")[0]
-        result["masks"] = masks if old == new or len(masks) else masks.new_zeros((0, *new))
+        masks = target["masks"]
+        result["masks"] = masks.resize(new) if isinstance(masks, EncodedMasks) else resize_bitmaps(masks, new)
     return result
 
 
-def resize_boxes(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Boxes ``[L, 4]`` of an image resized from ``old`` to ``new`` (H, W)."""
-    y, x = new[0] / old[0], new[1] / old[1]
-    return boxes * boxes.new_tensor([x, y, x, y])
+def resize_bitmaps(masks: Tensor, new: tuple[int, int]) -> Tensor:
+    """``[L, H, W]`` as uint8, nearest neighbour."""
+    masks = masks.to(torch.uint8)
+    if tuple(masks.shape[-2:]) == new:
+        return masks
+    return (
+        F.interpolate(masks[None], size=new, mode="nearest")[0] if len(masks) else masks.new_zeros((0, *new))
+    )
 
 
 def map_back(

@@ -13,17 +13,22 @@ from .roi_align import roi_align
 
 
 def crop_masks(
-    masks: Tensor, boxes: Tensor, size: int | Sequence[int], matches: Tensor | None = None
+    masks: Tensor,
+    boxes: Tensor,
+    size: int | Sequence[int],
+    matches: Tensor | None = None,
+    *,
+    aligned: bool = False,
 ) -> Tensor:
-    """Bitmaps [L, H, W], boxes [R, 4], size M or (rows, columns), matches [R] -> [R, M, M]: RoIAlign, not
-    aligned, with adaptive sampling, of each box's bitmap as a map of zeros and ones."""
+    """Bitmaps [L, H, W], boxes [R, 4], size M or (rows, columns), matches [R] -> [R, M, M]: RoIAlign
+    with adaptive sampling of each box's bitmap as a map of zeros and ones."""
     boxes = widen(boxes)
     index = torch.arange(len(boxes), device=boxes.device) if matches is None else matches
     rows, columns = (size, size) if isinstance(size, int) else size
     if len(boxes) == 0 or masks.numel() == 0:
         return boxes.new_zeros(len(boxes), rows, columns)
     rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
-    return roi_align((masks != 0)[:, None].to(boxes), rois, (rows, columns))[:, 0]
+    return roi_align((masks != 0)[:, None].to(boxes), rois, (rows, columns), aligned=aligned)[:, 0]
 
 
 def rasterize_polygons(
@@ -32,9 +37,12 @@ def rasterize_polygons(
     size: int | Sequence[int],
     image_size: Sequence[int],
     matches: Tensor | None = None,
+    *,
+    aligned: bool = False,
 ) -> Tensor:
     """COCO polygons, a list of rings per object, through their bitmaps."""
-    return crop_masks(polygon_bitmaps(polygons, image_size).to(boxes.device), boxes, size, matches)
+    bitmaps = polygon_bitmaps(polygons, image_size).to(boxes.device)
+    return crop_masks(bitmaps, boxes, size, matches, aligned=aligned)
 
 
 def polygon_bitmaps(polygons: Sequence[Sequence[Sequence[float]]], image_size: Sequence[int]) -> Tensor:

@@ -14,7 +14,8 @@ namespace {
 
 template <class Source>
 void compare(const Source& source, const std::vector<double>& rois, int64_t objects, int pooled) {
-  const CropMasks args{objects, static_cast<int64_t>(rois.size() / 5), source.height, source.width, pooled, pooled + 1};
+  const CropMasks args{
+      objects, static_cast<int64_t>(rois.size() / 5), source.height, source.width, pooled, pooled + 1, pooled % 2 == 0};
   std::vector<double> output(args.rois * pooled * (pooled + 1));
   crop_masks_cpu(source, rois.data(), output.data(), args);
   for (size_t i = 0; i < output.size(); ++i) {

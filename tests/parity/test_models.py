@@ -123,7 +123,8 @@ def test_grouped_body_gives_the_same_map() -> None:
 
 
 def test_tiny_detections(peer: Any, tiny_state: OrderedDict[str, Tensor]) -> None:
-    ours, theirs = maskrcnn.maskrcnn_tiny(CLASSES), tiny_peer(peer)
+    ours = maskrcnn.maskrcnn_tiny(CLASSES, mask_convention="integer")
+    theirs = tiny_peer(peer)
     for model in (ours, theirs):
         model.load_state_dict(tiny_state, strict=True)
     assert_same_detections(detect(ours), detect(theirs))
@@ -172,7 +173,10 @@ def assert_same_training(ours: nn.Module, theirs: nn.Module) -> None:
 
 @pytest.mark.parametrize("min_size", [192, (128, 160, 192)])
 def test_tiny_training(peer: Any, tiny_state: OrderedDict[str, Tensor], min_size: Any) -> None:
-    ours, theirs = maskrcnn.maskrcnn_tiny(CLASSES, min_size=min_size), tiny_peer(peer, min_size=min_size)
+    ours, theirs = (
+        maskrcnn.maskrcnn_tiny(CLASSES, min_size=min_size, mask_convention="integer"),
+        tiny_peer(peer, min_size=min_size),
+    )
     for model in (ours, theirs):
         model.load_state_dict(tiny_state, strict=True)
     assert_same_training(ours, theirs)

@@ -133,14 +133,14 @@ def test_mask_formats(tiny: Build, images: list[Tensor]) -> None:
         model.mask_format = "rle"
 
 
-def test_paste_conventions_differ(tiny: Build, images: list[Tensor]) -> None:
+def test_mask_conventions_differ(tiny: Build, images: list[Tensor]) -> None:
     integer, continuous = (
-        detect(tiny(paste_convention=c), images)[0]["masks"] for c in ("integer", "continuous")
+        detect(tiny(mask_convention=c), images)[0]["masks"] for c in ("integer", "continuous")
     )
     assert integer.shape == continuous.shape
     assert not torch.equal(integer, continuous)
-    with pytest.raises(ValueError, match=r"paste_convention: .*got 'round'"):
-        tiny(paste_convention="round")
+    with pytest.raises(ValueError, match=r"mask_convention: .*got 'round'"):
+        tiny(mask_convention="round")
 
 
 def test_uint8_equals_float(tiny: Build, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:

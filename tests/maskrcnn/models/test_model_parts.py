@@ -189,13 +189,13 @@ def test_mask_targets() -> None:
     masks = torch.zeros(3, 40, 40, dtype=torch.uint8)
     masks[2, 10:30, 10:30] = 1
     boxes = torch.tensor([[12.0, 12, 26, 26], [31, 31, 39, 39], [20, 12, 39, 26]])
-    targets: Tensor = mask_targets(masks, boxes, torch.tensor([2, 2, 2]), 7)
+    targets: Tensor = mask_targets(masks, boxes, torch.tensor([2, 2, 2]), 7, "continuous")
     assert targets.shape == (3, 7, 7)
     assert (targets[0] == 1).all()
     assert (targets[1] == 0).all()
     assert (targets[2, :, :3] == 1).all()
     assert (targets[2, :, 5:] == 0).all()
-    assert mask_targets(masks, boxes[:0], torch.zeros(0, dtype=torch.int64), 7).shape == (0, 7, 7)
+    assert mask_targets(masks, boxes[:0], torch.zeros(0, dtype=torch.int64), 7, "integer").shape == (0, 7, 7)
 
 
 def test_selected_masks_are_those_of_all_classes() -> None:
