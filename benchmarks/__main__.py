@@ -22,6 +22,7 @@ STEMS = (
     "roi_align",
     "multiscale_roi_align",
     "roi_pool",
+    "roi_warp",
     "nms",
     "soft_nms",
     "box_coder",

@@ -33,12 +33,14 @@ else:
     from maskrcnn_ops.rle import rle_area, rle_decode, rle_iou, rle_to_boxes
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
     from maskrcnn_ops.roi_pool import RoIPool, roi_pool
+    from maskrcnn_ops.roi_warp import RoIWarp, roi_warp
     from maskrcnn_ops.soft_nms import soft_nms
 
 __all__ = [
     "MultiScaleRoIAlign",
     "RoIAlign",
     "RoIPool",
+    "RoIWarp",
     "__version__",
     "batched_nms",
     "box_area",
@@ -70,5 +72,6 @@ __all__ = [
     "rle_to_boxes",
     "roi_align",
     "roi_pool",
+    "roi_warp",
     "soft_nms",
 ]

@@ -213,6 +213,19 @@ def test_pooling_modules_call_the_functions() -> None:
     expected = ref.roi_align(features, rois, 2, 0.5, 2, True)
     assert_close(ref.RoIAlign(2, 0.5, 2, aligned=True)(features, rois), expected)
     assert_close(ref.RoIPool(2, 0.5)(features, rois), ref.roi_pool(features, rois, 2, 0.5))
+    assert_close(ref.RoIWarp(2, 0.5, 2)(features, rois), ref.roi_warp(features, rois, 2, 0.5, 2))
+
+
+def test_roi_warp_by_hand() -> None:
+    # On a ramp a bin's average is the ramp at its middle: columns 1 to 3 (continuous 1 to 4), rows 2 to 2 (2 to 3).
+    ramp = 10.0 * torch.arange(6, dtype=torch.float64)[:, None] + torch.arange(8, dtype=torch.float64)
+    roi = f64([[0, 2.4, 3.2, 5.0, 4.9]])  # halved: 1.2, 1.6, 2.5, 2.45 -> cells 1 to 3, 2 to 2
+    output = ref.roi_warp(ramp[None, None], roi, (1, 3), 0.5, 2)
+    assert_close(output, [[[[21.0, 22.0, 23.0]]]])
+    # The largest of two samples a side: a quarter of a bin further to the right and down.
+    assert_close(ref.roi_warp(ramp[None, None], roi, (1, 3), 0.5, 2, reduction="max"), output + 0.25 + 2.5)
+    # Inverted corners: the cell of the start. Halves round away from zero.
+    assert_close(ref.roi_warp(ramp[None, None], f64([[0, 2.5, 1.5, 1, 1]]), 1, 1.0, 1), [[[[23.0]]]])
 
 
 def test_assign_levels_by_hand() -> None:

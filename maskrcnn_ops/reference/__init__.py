@@ -40,12 +40,14 @@ from .nms import batched_nms, fast_nms, nms, padded_nms
 from .paste_masks import paste_masks
 from .roi_align import RoIAlign, roi_align
 from .roi_pool import RoIPool, roi_pool
+from .roi_warp import RoIWarp, roi_warp
 from .soft_nms import soft_nms
 
 __all__ = [
     "MultiScaleRoIAlign",
     "RoIAlign",
     "RoIPool",
+    "RoIWarp",
     "assign_levels",
     "batched_nms",
     "box_area",
@@ -75,5 +77,6 @@ __all__ = [
     "remove_small_boxes",
     "roi_align",
     "roi_pool",
+    "roi_warp",
     "soft_nms",
 ]
