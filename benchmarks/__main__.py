@@ -32,6 +32,7 @@ STEMS = (
     "masks_to_rle",
     "crop_masks",
     "keypoints",
+    "end_to_end",
 )
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 

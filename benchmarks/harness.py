@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import inputs
+from benchmarks.memory import peak_bytes
 
 Result = Tensor | Sequence[Tensor]
 Call = Callable[[], Result]
@@ -161,6 +162,8 @@ def measure(row: Row, setting: Setting, clock: Clock, repeats: int) -> dict[str,
     entry["bytes"] = sum(tensor.nbytes for tensor in [*case.reads, *results])
     calls = [case.ours] if case.peer is None else [case.ours, case.peer]
     samples = clock.interleaved(calls, repeats)
+    peaks = [peak_bytes(call, clock.cuda) for call in calls]
+    entry["peak_bytes"] = dict(zip(("ours", "peer"), peaks, strict=False))
     entry["ours"] = summary(samples[0])
     if case.peer is not None:
         entry["peer"] = summary(samples[1])

@@ -1,4 +1,6 @@
-"""100 masks of 28 x 28 to COCO run lengths of images of 800 x 1216."""
+"""Masks of 28 x 28 to COCO run lengths of whole images."""
+
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +16,13 @@ def _bytes(encodings: list[dict[str, bytes]]) -> Tensor:
     return torch.frombuffer(bytearray(b" ".join(each["counts"] for each in encodings)), dtype=torch.uint8)
 
 
-def _prepare(setting: Setting) -> Case:
-    masks, boxes = (tensor.to(setting.device) for tensor in inputs.masks(setting.sizes))
-    size = setting.sizes.image
+LARGE = inputs.Sizes(image=(3000, 4000), masks=30)
+
+
+def _prepare(sizes: inputs.Sizes, setting: Setting) -> Case:
+    sizes = inputs.QUICK if setting.quick else sizes
+    masks, boxes = (tensor.to(setting.device) for tensor in inputs.masks(sizes))
+    size = sizes.image
 
     def ours() -> Tensor:
         return _bytes(ops.masks_to_rle(masks, boxes, size, 0.5, "integer"))
@@ -39,9 +45,15 @@ def _prepare(setting: Setting) -> Case:
 ROWS = [
     Row(
         name="masks_to_rle",
-        prepare=_prepare,
+        prepare=partial(_prepare, inputs.FULL),
         tolerance=0.0,
         at_least=40.0,
         what="100 masks of 28 x 28 at 800 x 1216; torchvision's paste_masks_in_image(...) > 0.5, pycocotools' encode",
-    )
+    ),
+    Row(
+        name="masks_to_rle/3000 x 4000",
+        prepare=partial(_prepare, LARGE),
+        tolerance=0.0,
+        what="the same for 30 masks at 3000 x 4000; the other's memory grows with their number, 300 take ten times it",
+    ),
 ]

@@ -66,7 +66,8 @@ def caption(results: Results) -> str:
     ]
     method = (
         f"Milliseconds, medians of {results['repeats']} interleaved calls with cold caches, quartiles in "
-        "brackets; the ratio is the other's median over ours, with the quartiles of the pairs' own ratios."
+        "brackets; the ratio is the other's median over ours, with the quartiles of the pairs' own ratios. Peak "
+        "memory: the most megabytes that a call adds to its inputs, result included, ours / the other's."
     )
     toy = "**Toy sizes: these times mean nothing.** " if results["quick"] else ""
     return f"{toy}{'; '.join(parts)}. {method}"
@@ -76,7 +77,7 @@ def table(results: Results) -> list[str]:
     """Markdown lines. On CUDA with the traffic that no implementation avoids, per second, beside a copy's."""
     facts = results["environment"]
     cuda = facts["device"] == "cuda"
-    heads = ["Row", "Ours", "Other", "Ratio", *(["GB/s (of a copy's)"] if cuda else ["Target"])]
+    heads = ["Row", "Ours", "Other", "Ratio", "GB/s (of a copy's)" if cuda else "Target", "Peak memory"]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for entry in results["rows"]:
         if "failed" in entry:
@@ -87,9 +88,16 @@ def table(results: Results) -> list[str]:
                 other += f" {entry['against']}"
             mark = f" [{notes(results).index(entry['note']) + 1}]" if entry["note"] else ""
             last = bandwidth(entry, facts) if cuda else target(entry, results["quick"])
-            cells = [f"`{entry['name']}`{mark}", milliseconds(entry["ours"]), other, ratio(entry), last]
+            times = [milliseconds(entry["ours"]), other, ratio(entry)]
+            cells = [f"`{entry['name']}`{mark}", *times, last, peak(entry)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def peak(entry: dict[str, Any]) -> str:
+    """Megabytes beyond the inputs, ours and the other's."""
+    found = [value for value in entry.get("peak_bytes", {}).values() if value is not None]
+    return " / ".join("< 1" if value < 1e6 else _digits(value / 1e6) for value in found)
 
 
 def bandwidth(entry: dict[str, Any], facts: dict[str, Any]) -> str:

@@ -5,11 +5,15 @@ the GPU tests were skipped must not look green.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# The benchmarks, for a pytest that was not started in the repository's root; last, so that it hides nothing installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 REQUIRED = set(filter(None, os.environ.get("MASKRCNN_TESTS_REQUIRE", "").split(",")))
 

@@ -1,20 +1,18 @@
 """The benchmarks' machinery: gate, order of calls, figures, report. No test looks at speed."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-# For a pytest that was not started in the repository's root; last, so that it hides nothing installed.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 pytest.importorskip("benchmarks", reason="the benchmarks stand beside the sources and are not installed")
 
 from benchmarks import report
 from benchmarks.__main__ import all_rows, choose, main
 from benchmarks.harness import Case, Clock, Row, Setting, difference, measure, quartiles
+from benchmarks.memory import peak_bytes
 
 INF, NAN = float("inf"), float("nan")
 # What this project set itself on the CPU beside torchvision; every other row is shown without a target.
@@ -46,6 +44,11 @@ TARGETS = {
     "paste_masks/integer": 8.0,
     "masks_to_rle": 40.0,
     "crop_masks/polygons": 15.0,
+    "end_to_end/inference/float32": 1.25,
+    "end_to_end/inference/bfloat16": 1.5,
+    "end_to_end/inference/bfloat16_against_float32": 2.0,
+    "end_to_end/training/float32": 1.3,
+    "end_to_end/training/bfloat16": 2.0,
 }
 
 
@@ -103,6 +106,8 @@ def test_difference(ours: Any, expected: Any, wanted: float) -> None:
 class FixedClock(Clock):
     """Returns set samples instead of timing."""
 
+    cuda = False
+
     def __init__(self, *samples: list[float]) -> None:
         self.samples = samples
 
@@ -140,6 +145,18 @@ def test_figures_of_a_row() -> None:
     assert entry["ratio_quartiles"] == [2.0, 5.0]  # of 8, 2 and 2
     assert entry["bytes"] == 16
     assert measure(row, Setting("cuda"), FixedClock([1.0], [1.0]), 1)["at_least"] is None
+
+
+def test_peak_memory(device: str) -> None:
+    def call() -> torch.Tensor:
+        torch.zeros(2**25, dtype=torch.uint8, device=device).add_(1)  # freed before the end
+        return torch.ones(2**20, dtype=torch.uint8, device=device)
+
+    call()
+    found = peak_bytes(call, device == "cuda")
+    assert found is None or 2**25 <= found < 2**26
+    assert report.peak({"peak_bytes": {"ours": 2e6, "peer": 12345}}) == "2.00 / < 1"
+    assert report.peak({"peak_bytes": {"ours": 2e6, "peer": None}}) == "2.00"
 
 
 def test_quartiles() -> None:
@@ -211,15 +228,15 @@ def results() -> dict[str, Any]:
 
 def test_table_shows_wins_losses_targets_and_failures(results: dict[str, Any]) -> None:
     assert report.table(results)[2:] == [
-        "| `fast` | 1.00 (1.00–1.00) | 20.0 (20.0–20.0) | 20.0× (20.0–20.0) | ≥ 8× reached |",
-        "| `not fast enough` [1] | 1.00 (1.00–1.00) | 4.00 (4.00–4.00) | 4.00× (4.00–4.00) | ≥ 8× missed |",
-        "| `loss` | 2.00 (2.00–2.00) | 1.00 (1.00–1.00) our roi_pool | 0.500× (0.500–0.500) slower |  |",
-        "| `alone` | 1.00 (1.00–1.00) |  |  |  |",
-        "| `broken` | failed: differs by 1 |  |  |  |",
+        "| `fast` | 1.00 (1.00–1.00) | 20.0 (20.0–20.0) | 20.0× (20.0–20.0) | ≥ 8× reached |  |",
+        "| `not fast enough` [1] | 1.00 (1.00–1.00) | 4.00 (4.00–4.00) | 4.00× (4.00–4.00) | ≥ 8× missed |  |",
+        "| `loss` | 2.00 (2.00–2.00) | 1.00 (1.00–1.00) our roi_pool | 0.500× (0.500–0.500) slower |  |  |",
+        "| `alone` | 1.00 (1.00–1.00) |  |  |  |  |",
+        "| `broken` | failed: differs by 1 |  |  |  |  |",
     ]
     assert "[1] a remark." in report.markdown(results, "plot.png")
     results["environment"]["device"] = "cuda"
-    assert report.table(results)[2].endswith("| 1000 (25%) |")  # 1 GB in 1 ms, of 4 TB/s
+    assert report.table(results)[2].endswith("| 1000 (25%) |  |")  # 1 GB in 1 ms, of 4 TB/s
 
 
 def test_readme_is_written_and_checked(tmp_path: Path, results: dict[str, Any]) -> None:

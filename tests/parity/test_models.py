@@ -45,7 +45,7 @@ def resnet50_state(peer: Any) -> OrderedDict[str, Tensor]:
 @pytest.fixture(scope="module")
 def tiny_state(peer: Any) -> OrderedDict[str, Tensor]:
     torch.manual_seed(7)
-    return calibrate(tiny_peer(peer))
+    return calibrate(tiny_peer())
 
 
 def older_keys(state_dict: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
@@ -124,7 +124,7 @@ def test_grouped_body_gives_the_same_map() -> None:
 
 def test_tiny_detections(peer: Any, tiny_state: OrderedDict[str, Tensor]) -> None:
     ours = maskrcnn.maskrcnn_tiny(CLASSES, mask_convention="integer")
-    theirs = tiny_peer(peer)
+    theirs = tiny_peer()
     for model in (ours, theirs):
         model.load_state_dict(tiny_state, strict=True)
     assert_same_detections(detect(ours), detect(theirs))
@@ -132,7 +132,7 @@ def test_tiny_detections(peer: Any, tiny_state: OrderedDict[str, Tensor]) -> Non
 
 def test_tiny_initialisation(peer: Any) -> None:
     """Fresh weights of both come from the same distributions: same spread of every large parameter."""
-    theirs = dict(tiny_peer(peer).named_parameters())
+    theirs = dict(tiny_peer().named_parameters())
     for name, parameter in maskrcnn.maskrcnn_tiny(CLASSES).named_parameters():
         assert parameter.requires_grad == theirs[name].requires_grad
         if parameter.numel() >= 2000:
@@ -175,7 +175,7 @@ def assert_same_training(ours: nn.Module, theirs: nn.Module) -> None:
 def test_tiny_training(peer: Any, tiny_state: OrderedDict[str, Tensor], min_size: Any) -> None:
     ours, theirs = (
         maskrcnn.maskrcnn_tiny(CLASSES, min_size=min_size, mask_convention="integer"),
-        tiny_peer(peer, min_size=min_size),
+        tiny_peer(min_size=min_size),
     )
     for model in (ours, theirs):
         model.load_state_dict(tiny_state, strict=True)

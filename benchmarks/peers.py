@@ -1,0 +1,42 @@
+"""torchvision's detectors with the parts and options of ours. Import torchvision only when called."""
+
+from typing import Any
+
+from torch import nn
+
+
+def maskrcnn_tiny(num_classes: int, **options: Any) -> nn.Module:
+    """The architecture of ``maskrcnn.maskrcnn_tiny``."""
+    from torchvision.models import resnet18
+    from torchvision.models.detection import MaskRCNN, anchor_utils, backbone_utils, faster_rcnn, mask_rcnn
+    from torchvision.ops import MultiScaleRoIAlign
+
+    names = {f"layer{i + 1}": str(i) for i in range(4)}
+    backbone = backbone_utils.BackboneWithFPN(resnet18(weights=None), names, [64, 128, 256, 512], 64)
+    settings: dict[str, Any] = {
+        "min_size": 256,
+        "max_size": 400,
+        "rpn_anchor_generator": anchor_utils.AnchorGenerator(
+            ((8,), (16,), (32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 5
+        ),
+        "rpn_pre_nms_top_n_train": 1000,
+        "rpn_post_nms_top_n_train": 500,
+        "rpn_pre_nms_top_n_test": 1000,
+        "rpn_post_nms_top_n_test": 500,
+        "box_roi_pool": MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2),
+        "box_head": faster_rcnn.TwoMLPHead(64 * 49, 256),
+        "box_predictor": faster_rcnn.FastRCNNPredictor(256, num_classes),
+        "box_batch_size_per_image": 128,
+        "box_detections_per_img": 300,
+        "mask_head": mask_rcnn.MaskRCNNHeads(64, (64, 64), 1),
+        "mask_predictor": mask_rcnn.MaskRCNNPredictor(64, 64, num_classes),
+    }
+    return MaskRCNN(backbone, **(settings | options))
+
+
+def maskrcnn_resnet50_fpn(**options: Any) -> nn.Module:
+    """torchvision's builder, without weights."""
+    from torchvision.models import detection
+
+    model: nn.Module = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, **options)
+    return model
