@@ -44,7 +44,8 @@ class GeneralizedRCNN(nn.Module):
 
     - ``"full"``: float32 ``[D, 1, H, W]`` probabilities, zero outside the box;
     - ``"bool"``: bool ``[D, H, W]``, probability at least 0.5;
-    - ``"roi"``: float32 ``[D, 1, M, M]`` probabilities relative to the box, never pasted.
+    - ``"roi"``: float32 ``[D, 1, M, M]`` probabilities relative to the box, never pasted;
+    - ``"rle"``: a list of D COCO encodings of the ``"bool"`` masks, made without bitmaps.
 
     Images are ``[3, H, W]``, floats in [0, 1] or uint8, of any sizes. Targets are described at
     :data:`maskrcnn.models.images.Target`; an image without objects has tensors of zero rows.
@@ -78,7 +79,7 @@ class GeneralizedRCNN(nn.Module):
 
     @property
     def mask_format(self) -> str:
-        """How ``masks`` are returned: ``"full"``, ``"bool"`` or ``"roi"``."""
+        """How ``masks`` are returned: ``"full"``, ``"bool"``, ``"roi"`` or ``"rle"``."""
         return self._mask_format
 
     @mask_format.setter

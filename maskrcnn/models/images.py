@@ -11,8 +11,9 @@ from torch import Tensor
 # EncodedMasks; other keys are ignored.
 Target: TypeAlias = dict[str, Any]
 
-# Per image: boxes float32 [D, 4], labels int64 [D], scores float32 [D], and masks where the model makes them.
-Detection: TypeAlias = dict[str, Tensor]
+# Per image: boxes float32 [D, 4], labels int64 [D], scores float32 [D], and masks where the model makes them: a tensor,
+# or COCO encodings.
+Detection: TypeAlias = dict[str, Any]
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from maskrcnn.models.images import Detection, ImageList, Target
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MASK_FORMATS = ("full", "bool", "roi")
+MASK_FORMATS = ("full", "bool", "roi", "rle")
 
 
 class GeneralizedRCNNTransform(nn.Module):
@@ -135,11 +136,20 @@ def map_back(
     for detection, old, new in zip(detections, resized, original, strict=True):
         boxes = resize_boxes(detection["boxes"], old, new)
         result = {**detection, "boxes": boxes}
-        if "masks" in detection and mask_format != "roi":
-            threshold = 0.5 if mask_format == "bool" else None
-            masks = ops.paste_masks(
-                detection["masks"], boxes, new, threshold=threshold, convention=convention
-            )
-            result["masks"] = masks if mask_format == "bool" else masks[:, None]
+        if "masks" in detection:
+            result["masks"] = _placed(detection["masks"], boxes, new, mask_format, convention)
         results.append(result)
     return results
+
+
+def _placed(
+    masks: Tensor, boxes: Tensor, size: tuple[int, int], mask_format: str, convention: str
+) -> Tensor | list[dict[str, Any]]:
+    """M x M probabilities of boxes in an image of ``size`` (H, W)."""
+    if mask_format == "roi":
+        return masks
+    if mask_format == "rle":
+        return ops.masks_to_rle(masks, boxes, size, convention=convention)
+    if mask_format == "bool":
+        return ops.paste_masks(masks, boxes, size, threshold=0.5, convention=convention)
+    return ops.paste_masks(masks, boxes, size, threshold=None, convention=convention)[:, None]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import maskrcnn
+import maskrcnn_ops as ops
 from maskrcnn.models import FastRCNNPredictor, MaskRCNNPredictor
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
@@ -129,8 +130,11 @@ def test_mask_formats(tiny: Build, images: list[Tensor]) -> None:
     for result in detect(model, images):
         assert result["masks"].shape[1:] == (1, 28, 28)
         assert 0 <= result["masks"].min() <= result["masks"].max() <= 1
-    with pytest.raises(ValueError, match=r"mask_format: expected one of .*got 'rle'"):
-        model.mask_format = "rle"
+    model.mask_format = "rle"
+    for a, b in zip(full, detect(model, images), strict=True):
+        assert torch.equal(ops.rle_decode(b["masks"]), a["masks"][:, 0] >= 0.5)
+    with pytest.raises(ValueError, match=r"mask_format: expected one of .*got 'polygons'"):
+        model.mask_format = "polygons"
 
 
 def test_mask_conventions_differ(tiny: Build, images: list[Tensor]) -> None:
