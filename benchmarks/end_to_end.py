@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -68,25 +69,61 @@ def _detect_peer(model: nn.Module, image: Tensor, cast: Cast) -> Callable[[], Te
     return call
 
 
-def _prepare_inference(dtype: str, peer_dtype: str, setting: Setting) -> Case:
-    import maskrcnn
+@dataclass(frozen=True)
+class _Scene:
+    """A picture and a detector with random weights."""
 
-    sizes: dict[str, Any] = {"min_size": min(setting.sizes.image), "max_size": max(setting.sizes.image)}
-    if setting.quick:
-        sizes["rpn_post_nms_top_n_test"] = 20
-    torch.manual_seed(0)
-    ours = maskrcnn.maskrcnn_resnet50_fpn(num_classes=CLASSES, **sizes).eval().to(setting.device)
-    image = torch.rand(3, *setting.sizes.image).to(setting.device)
-    mine = _detect_ours(ours, image, _cast(setting.device, dtype))
-    exact = _detect_ours(ours, image, nullcontext)
+    options: dict[str, Any]
+    model: nn.Module
+    image: Tensor
+
+    @classmethod
+    def of(cls, setting: Setting) -> "_Scene":
+        import maskrcnn
+
+        options: dict[str, Any] = {
+            "num_classes": CLASSES,
+            "min_size": min(setting.sizes.image),
+            "max_size": max(setting.sizes.image),
+        }
+        if setting.quick:
+            options |= {"rpn_post_nms_top_n_test": 20, "box_detections_per_img": 5}
+        torch.manual_seed(0)
+        model = maskrcnn.maskrcnn_resnet50_fpn(**options).eval().to(setting.device)
+        return cls(options, model, torch.rand(3, *setting.sizes.image).to(setting.device))
+
+    def peer(self) -> nn.Module:
+        """torchvision's detector with the same weights."""
+        model = peers.maskrcnn_resnet50_fpn(**self.options).eval().to(self.image.device)
+        model.load_state_dict(self.model.state_dict())
+        return model
+
+
+def _prepare_inference(dtype: str, peer_dtype: str, setting: Setting) -> Case:
+    scene = _Scene.of(setting)
+    ours = _detect_ours(scene.model, scene.image, _cast(setting.device, dtype))
     if not setting.peer:
-        return Case(mine, None, exact, [image])
-    theirs = peers.maskrcnn_resnet50_fpn(num_classes=CLASSES, **sizes).eval().to(setting.device)
-    theirs.load_state_dict(ours.state_dict())
-    peer = _detect_peer(theirs, image, _cast(setting.device, peer_dtype))
-    expected = _detect_peer(theirs, image, nullcontext)
+        return Case(ours, None, _detect_ours(scene.model, scene.image, nullcontext), [scene.image])
+    peer = scene.peer()
+    theirs = _detect_peer(peer, scene.image, _cast(setting.device, peer_dtype))
+    expected = _detect_peer(peer, scene.image, nullcontext)
     found = int(torch.count_nonzero(expected()))
-    return Case(mine, peer, expected, [image], f"{found} detections, random weights")
+    return Case(ours, theirs, expected, [scene.image], f"{found} detections, random weights")
+
+
+def _prepare_drop_in(setting: Setting) -> Case:
+    if not setting.peer:
+        return _prepare_inference("float32", "float32", setting)
+    scene = _Scene.of(setting)
+    theirs = _detect_peer(scene.peer(), scene.image, nullcontext)
+    with peers.our_operators():
+        patched = _detect_peer(scene.peer(), scene.image, nullcontext)
+
+    def ours() -> Tensor:
+        with peers.our_operators():
+            return patched()
+
+    return Case(ours, theirs, theirs, [scene.image])
 
 
 def _prepare_training(dtype: str, setting: Setting) -> Case:
@@ -132,7 +169,9 @@ def _prepare_training(dtype: str, setting: Setting) -> Case:
     return Case(step(ours, encoded), peer, peer, images, note)
 
 
-def _row(kind: str, tolerance: float, at_least: float, what: str, prepare: Callable[[Setting], Case]) -> Row:
+def _row(
+    kind: str, tolerance: float, at_least: float | None, what: str, prepare: Callable[[Setting], Case]
+) -> Row:
     return Row(f"end_to_end/{kind}", prepare, tolerance, at_least, what=what)
 
 
@@ -149,6 +188,7 @@ ROWS = [
         f"{_PICTURE}; torchvision in float32",
         partial(_prepare_inference, "bfloat16", "float32"),
     ),
+    _row("drop_in/float32", 1e-3, None, f"{_PICTURE}: torchvision's own on our operators", _prepare_drop_in),
     _row("training/float32", 0.05, 1.3, _STEP, partial(_prepare_training, "float32")),
     _row("training/bfloat16", 0.05, 2.0, _STEP, partial(_prepare_training, "bfloat16")),
 ]

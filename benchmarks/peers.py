@@ -1,8 +1,27 @@
 """torchvision's detectors with the parts and options of ours. Import torchvision only when called."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 from torch import nn
+
+import maskrcnn_ops
+
+
+@contextmanager
+def our_operators(ops: Any = maskrcnn_ops) -> Iterator[None]:
+    """Inside, torchvision's detectors are built and run with ``ops`` in the place of ``torchvision.ops``."""
+    from torchvision.models.detection import faster_rcnn, mask_rcnn, roi_heads, rpn
+
+    with ExitStack() as stack:
+        for module in (rpn, roi_heads):
+            stack.enter_context(mock.patch.object(module, "box_ops", ops))
+        for module in (faster_rcnn, mask_rcnn):
+            stack.enter_context(mock.patch.object(module, "MultiScaleRoIAlign", ops.MultiScaleRoIAlign))
+        stack.enter_context(mock.patch.object(roi_heads, "roi_align", ops.roi_align))
+        yield
 
 
 def maskrcnn_tiny(num_classes: int, **options: Any) -> nn.Module:

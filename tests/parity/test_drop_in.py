@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from detectors import assert_same_detections, calibrate, detect, frozen_peer, images, targets
 
 import maskrcnn_ops
+from benchmarks.peers import our_operators
 
 pytestmark = pytest.mark.peer
 NAME = "maskrcnn_resnet50_fpn"
@@ -25,30 +27,20 @@ class Recorder:
         return getattr(maskrcnn_ops, name)
 
 
-def replace_operators(monkeypatch: pytest.MonkeyPatch, peer: Any, ops: Any) -> None:
-    """Every operator that torchvision's detectors take from torchvision.ops, for models built afterwards."""
-    for module in (peer.rpn, peer.roi_heads):
-        monkeypatch.setattr(module, "box_ops", ops)
-    for module in (peer.faster_rcnn, peer.mask_rcnn):
-        monkeypatch.setattr(module, "MultiScaleRoIAlign", ops.MultiScaleRoIAlign)
-    monkeypatch.setattr(peer.roi_heads, "roi_align", lambda *arguments: ops.roi_align(*arguments))
-
-
-def test_same_detections_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_detections_and_losses() -> None:
     peer = pytest.importorskip("torchvision").models.detection
     theirs = frozen_peer(peer, NAME)
     torch.manual_seed(7)
     state_dict = calibrate(theirs)
     ops = Recorder()
     results = []
-    for patched in (False, True):
-        if patched:
-            replace_operators(monkeypatch, peer, ops)
-        model = frozen_peer(peer, NAME)
-        model.load_state_dict(state_dict, strict=True)
-        detections = detect(model)
-        torch.manual_seed(11)
-        losses = model.train()(images(), targets())
+    for operators in (nullcontext(), our_operators(ops)):
+        with operators:
+            model = frozen_peer(peer, NAME)
+            model.load_state_dict(state_dict, strict=True)
+            detections = detect(model)
+            torch.manual_seed(11)
+            losses = model.train()(images(), targets())
         results.append((detections, {name: loss.item() for name, loss in losses.items()}))
     (expected, expected_losses), (detections, losses) = results
     assert_same_detections(detections, expected)
