@@ -127,9 +127,13 @@ struct Cell {
 template <class C>
 class Grid {
  public:
-  // Few boxes, or thresholds that let distant boxes suppress each other, get one cell: all are compared.
+  // One cell for up to `capacity` boxes: all are compared.
+  explicit Grid(int64_t capacity)
+      : levels_(1), cells_(1), packs_((capacity + Pack<C>::size - 1) / Pack<C>::size), nearness_(0), divided_(false) {}
+
+  // Thresholds that let distant boxes suppress each other get one cell, too.
   Grid(const Candidate<C>* candidates, int64_t count, const NmsRule<C>& rule) {
-    divided_ = count > most_undivided && rule.bound >= C(0);
+    divided_ = rule.bound >= C(0);
     std::fill(level_of_, level_of_ + exponents, int16_t(-1));
     const bool tiny = std::any_of(candidates, candidates + count, [&](auto& c) { return c.area < rule.smallest; });
     nearness_ = tiny ? C(0) : nearness_of(rule);
@@ -192,7 +196,6 @@ class Grid {
     for (Cell& cell : cells_) cell.count = 0;
   }
 
-  static constexpr int64_t most_undivided = 512;
   static constexpr int exponents = sizeof(C) == 8 ? 2048 : 256;
 
   int level_index(const Box<C>& box) const {

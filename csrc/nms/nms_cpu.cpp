@@ -20,6 +20,7 @@ using namespace ranking;
 
 namespace {
 
+constexpr int64_t compared_with_all = 256;      // so few kept boxes cost less than looking for the near ones
 constexpr int64_t boxes_a_district = 4096;      // their candidates and packs take about half of a 1 MB cache
 constexpr int64_t boxes_for_districts = 40000;  // they pay from here on
 

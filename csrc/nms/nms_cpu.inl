@@ -41,7 +41,7 @@ FLATTEN bool is_suppressed(PackRange<C> packs, const Candidate<C>& candidate, co
   for (; packs.last - pack >= together; pack += together)
     if (may_be_suppressed<together>(pack, candidate))
       for (int p = 0; p < together; ++p)
-        if (is_suppressed(pack[p], candidate, rule)) return true;
+        if (may_be_suppressed<1>(pack + p, candidate) && is_suppressed(pack[p], candidate, rule)) return true;
   for (; pack < packs.last; ++pack)
     if (may_be_suppressed<1>(pack, candidate) && is_suppressed(*pack, candidate, rule)) return true;
   return false;
@@ -82,12 +82,24 @@ void suppress_together(const C* boxes, const uint32_t* order, int64_t count, con
     taking_part += takes_part(box, area, rule);
     keep[order[p]] = 1;
   });
+  int64_t p = 0;
+  // Compares the boxes from p on with those in the grid, until it holds so many.
+  const auto fill = [&](Grid<C>& grid, int64_t most) {
+    for (int64_t held = 0; p < taking_part && held < most; ++p) {
+      const bool suppressed = is_suppressed(grid, candidates[p], rule);
+      if (suppressed) keep[candidates[p].index] = 0;
+      if (suppressed && !by_all) continue;
+      grid.add(candidates[p]);
+      ++held;
+    }
+  };
+  Grid<C> few(std::min(taking_part, compared_with_all));
+  fill(few, compared_with_all);
+  if (p == taking_part) return;
   Grid<C> grid(candidates.data(), taking_part, rule);
-  for (int64_t p = 0; p < taking_part; ++p) {
-    const bool suppressed = is_suppressed(grid, candidates[p], rule);
-    if (suppressed) keep[candidates[p].index] = 0;
-    if (!suppressed || by_all) grid.add(candidates[p]);
-  }
+  for (int64_t q = 0; q < p; ++q)
+    if (keep[candidates[q].index] || by_all) grid.add(candidates[q]);
+  fill(grid, taking_part);
 }
 
 // The same within one district, whose boxes all take part; sets waits[p] of those that are not decided.
