@@ -6,44 +6,46 @@ namespace SIMD_LEVEL {
 // `flatten` inlines the formulas of nms.h, without which the loop over kept boxes would not vectorise.
 #define FLATTEN __attribute__((flatten)) inline
 
-// Whether one of the boxes in `count` packs passes the screen. Packs are screened several at a time because finding out
-// whether any lane has a hit costs as much as the screen itself.
-template <int count, class C>
-FLATTEN bool may_be_suppressed(const Pack<C>* packs, const Candidate<C>& candidate) {
+// Bit k of the result is the sign of lane k.
+template <class Flag, int count>
+SIMD_INLINE unsigned sign_bits(const Flag (&lanes)[count]) {
+#if SIMD_F16C
+  if constexpr (sizeof(Flag) == 8) return _mm256_movemask_pd(_mm256_loadu_pd(reinterpret_cast<const double*>(lanes)));
+  else return _mm256_movemask_ps(_mm256_loadu_ps(reinterpret_cast<const float*>(lanes)));
+#else
+  Flag any = 0;
+  for (int k = 0; k < count; ++k) any |= lanes[k];
+  unsigned bits = 0;
+  for (int k = 0; any != 0 && k < count; ++k) bits |= static_cast<unsigned>(lanes[k] < 0) << k;
+  return bits;
+#endif
+}
+
+template <class C>
+SIMD_INLINE Box<C> box_at(const Pack<C>& pack, int k) {
+  return {pack.x1[k], pack.y1[k], pack.x2[k], pack.y2[k]};
+}
+
+// The boxes of the pack that pass the screen, as bits.
+template <class C>
+FLATTEN unsigned screened(const Pack<C>& pack, const Candidate<C>& candidate) {
   using Flag = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
   const Box<C> box = candidate.box;
   const C share = candidate.share;
-  Flag any = 0;
+  Flag passes[Pack<C>::size];
   for (int k = 0; k < Pack<C>::size; ++k)
-    for (int p = 0; p < count; ++p) {
-      const Box<C> other{packs[p].x1[k], packs[p].y1[k], packs[p].x2[k], packs[p].y2[k]};
-      any |= may_suppress(other, packs[p].share[k], box, share) ? Flag(1) : Flag(0);
-    }
-  return any != 0;
+    passes[k] = may_suppress(box_at(pack, k), pack.share[k], box, share) ? Flag(-1) : Flag(0);
+  return sign_bits(passes);
 }
 
-// Whether one of the pack's boxes suppresses the candidate.
-template <class C>
-FLATTEN bool is_suppressed(const Pack<C>& pack, const Candidate<C>& candidate, const NmsRule<C>& rule) {
-  for (int k = 0; k < Pack<C>::size; ++k) {
-    const Box<C> other{pack.x1[k], pack.y1[k], pack.x2[k], pack.y2[k]};
-    if (may_suppress(other, pack.share[k], candidate.box, candidate.share) &&
-        suppresses(other, area_of(other), candidate.box, candidate.area, rule))
-      return true;
-  }
-  return false;
-}
-
+// Whether one of the boxes suppresses the candidate.
 template <class C>
 FLATTEN bool is_suppressed(PackRange<C> packs, const Candidate<C>& candidate, const NmsRule<C>& rule) {
-  constexpr int together = 4;
-  const Pack<C>* pack = packs.first;
-  for (; packs.last - pack >= together; pack += together)
-    if (may_be_suppressed<together>(pack, candidate))
-      for (int p = 0; p < together; ++p)
-        if (may_be_suppressed<1>(pack + p, candidate) && is_suppressed(pack[p], candidate, rule)) return true;
-  for (; pack < packs.last; ++pack)
-    if (may_be_suppressed<1>(pack, candidate) && is_suppressed(*pack, candidate, rule)) return true;
+  for (const Pack<C>* pack = packs.first; pack < packs.last; ++pack)
+    for (unsigned bits = screened(*pack, candidate); bits != 0; bits &= bits - 1) {
+      const Box<C> other = box_at(*pack, __builtin_ctz(bits));
+      if (suppresses(other, area_of(other), candidate.box, candidate.area, rule)) return true;
+    }
   return false;
 }
 
