@@ -23,6 +23,7 @@ STEMS = (
     "multiscale_roi_align",
     "roi_pool",
     "roi_warp",
+    "ps_roi_pool",
     "nms",
     "soft_nms",
     "box_coder",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STRIDE = 4
+STRIDE, SENSITIVE_STRIDE = 4, 16
 POOLED = 7
 SAMPLING_RATIO = 2
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -24,13 +24,14 @@ LARGEST_SIDE = 0.3  # of the image, for RoIs and boxes
 class Sizes:
     image: tuple[int, int] = (800, 1216)
     channels: int = 256
+    scores: int = 21  # output channels of position-sensitive pooling
     rois: int = 1000
     masks: int = 100
     shrink: int = 1  # divides the numbers of boxes that stand in the rows' names
 
 
 FULL = Sizes()
-QUICK = Sizes(image=(96, 160), channels=8, rois=10, masks=4, shrink=100)
+QUICK = Sizes(image=(96, 160), channels=8, scores=3, rois=10, masks=4, shrink=100)
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -92,6 +93,26 @@ def pooled_gradient(sizes: Sizes, dtype: torch.dtype) -> Tensor:
     """[R, C, P, P], normal."""
     shape = (sizes.rois, sizes.channels, POOLED, POOLED)
     return torch.randn(shape, generator=_generator(7)).to(dtype)
+
+
+def sensitive_map(sizes: Sizes, dtype: torch.dtype, layout: str) -> Tensor:
+    """[1, C * P * P, H / 16, W / 16], normal."""
+    shape = (1, sizes.scores * POOLED**2, *(side // SENSITIVE_STRIDE for side in sizes.image))
+    return torch.randn(shape, generator=_generator(13)).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+
+
+def inner_rois(sizes: Sizes) -> Tensor:
+    """The RoIs, ending two and a half cells before the image does: torchvision's gradient of ps_roi_pool in the map's
+    last row and column is not that of its forward."""
+    height, width = (side - 2.5 * SENSITIVE_STRIDE for side in sizes.image)
+    every = rois(sizes)
+    return torch.minimum(every, torch.tensor([torch.inf, width, height, width, height]))
+
+
+def sensitive_gradient(sizes: Sizes, dtype: torch.dtype) -> Tensor:
+    """[R, C, P, P], normal."""
+    shape = (sizes.rois, sizes.scores, POOLED, POOLED)
+    return torch.randn(shape, generator=_generator(14)).to(dtype)
 
 
 def _deltas(*shape: int, seed: int) -> Tensor:

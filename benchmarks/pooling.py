@@ -1,4 +1,4 @@
-"""What the rows of RoIAlign and RoIPool share: forward and backward, in each dtype and layout."""
+"""What the rows of the pooling operators share: forward and backward, in each dtype and layout."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +24,10 @@ class Pooling:
     reference: Pool
     tolerances: dict[tuple[str, str], float]  # by direction and dtype
     targets: dict[tuple[str, str], float]  # by direction and layout, in float32
+    features: Callable[[inputs.Sizes, torch.dtype, str], Tensor] = inputs.feature_map
+    rois: Callable[[inputs.Sizes], Tensor] = inputs.rois
+    gradient: Callable[[inputs.Sizes, torch.dtype], Tensor] = inputs.pooled_gradient
+    what: str = "1000 RoIs, 256 x 200 x 304 map of stride 4, 7 x 7"
 
 
 def rows(pooling: Pooling) -> list[Row]:
@@ -33,7 +37,7 @@ def rows(pooling: Pooling) -> list[Row]:
             prepare=partial(prepare, pooling, direction, dtype, layout),
             tolerance=pooling.tolerances[direction, dtype],
             at_least=pooling.targets.get((direction, layout)) if dtype == "float32" else None,
-            what="1000 RoIs, 256 x 200 x 304 map of stride 4, 7 x 7"
+            what=pooling.what
             + (", only the gradient, the forward's graph kept" if direction == "backward" else ""),
         )
         for direction, dtype in pooling.tolerances
@@ -43,9 +47,9 @@ def rows(pooling: Pooling) -> list[Row]:
 
 def prepare(pooling: Pooling, direction: str, dtype: str, layout: str, setting: Setting) -> Case:
     wanted = inputs.DTYPES[dtype]
-    features = inputs.feature_map(setting.sizes, wanted, layout).to(setting.device)
-    rois = inputs.rois(setting.sizes).to(setting.device)
-    gradient = inputs.pooled_gradient(setting.sizes, wanted).to(setting.device)
+    features = pooling.features(setting.sizes, wanted, layout).to(setting.device)
+    rois = pooling.rois(setting.sizes).to(setting.device)
+    gradient = pooling.gradient(setting.sizes, wanted).to(setting.device)
 
     def call(pool: Pool, dtype: torch.dtype, rois: Tensor = rois, gradient: Tensor = gradient) -> Call:
         if direction == "forward":
@@ -62,7 +66,7 @@ def prepare(pooling: Pooling, direction: str, dtype: str, layout: str, setting: 
     ours = call(pooling.ours, wanted)
     if not setting.peer:
         return Case(ours, None, reference, reads)
-    native = accepts(pooling.peer, wanted, setting.device)
+    native = accepts(pooling, wanted, setting.device)
     peer = call(pooling.peer, wanted if native else torch.float32)
     note = "" if native else f"torchvision has no {dtype}: its float32, conversion not counted"
     return Case(ours, peer, peer, reads, note)
@@ -76,11 +80,11 @@ def backward(pool: Pool, features: Tensor, rois: Tensor, gradient: Tensor) -> Ca
     return lambda: torch.autograd.grad(output, features, arriving, retain_graph=True)[0]
 
 
-def accepts(pool: Pool, dtype: torch.dtype, device: str) -> bool:
-    """Whether the operator is there in this dtype."""
-    features = torch.zeros(1, 1, 8, 8, dtype=dtype, device=device)
+def accepts(pooling: Pooling, dtype: torch.dtype, device: str) -> bool:
+    """Whether the peer's operator is there in this dtype."""
+    features = pooling.features(inputs.QUICK, dtype, "contiguous").to(device)
     try:
-        pool(features, torch.tensor([[0.0, 0.0, 0.0, 8.0, 8.0]], device=device))
+        pooling.peer(features, torch.tensor([[0.0, 0.0, 0.0, 8.0, 8.0]], device=device))
     except (RuntimeError, NotImplementedError) as error:
         if "not implemented for" not in str(error):
             raise

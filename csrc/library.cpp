@@ -39,6 +39,18 @@ STABLE_TORCH_LIBRARY(maskrcnn_ops, m) {
       "SymInt pooled_width, SymInt images, SymInt channels, SymInt height, SymInt width, bool channels_last) -> "
       "Tensor");
   m.def(
+      "ps_roi_align(Tensor input, Tensor rois, float spatial_scale, int sampling_ratio, SymInt pooled_height, "
+      "SymInt pooled_width) -> Tensor");
+  m.def(
+      "ps_roi_align_backward(Tensor grad_output, Tensor rois, float spatial_scale, int sampling_ratio, SymInt images, "
+      "SymInt height, SymInt width, bool channels_last) -> Tensor");
+  m.def(
+      "ps_roi_pool(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width) "
+      "-> Tensor");
+  m.def(
+      "ps_roi_pool_backward(Tensor grad_output, Tensor rois, float spatial_scale, SymInt images, SymInt height, "
+      "SymInt width, bool channels_last) -> Tensor");
+  m.def(
       "nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, Tensor? image_idxs=None, "
       "float? score_threshold=None, int? max_output=None, bool fast=False) -> Tensor");
   m.def(

@@ -30,6 +30,7 @@ else:
     from maskrcnn_ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
     from maskrcnn_ops.nms import batched_nms, fast_nms, nms, padded_nms
     from maskrcnn_ops.paste_masks import paste_masks
+    from maskrcnn_ops.ps_roi_pool import PSRoIAlign, PSRoIPool, ps_roi_align, ps_roi_pool
     from maskrcnn_ops.rle import rle_area, rle_decode, rle_iou, rle_to_boxes
     from maskrcnn_ops.roi_align import RoIAlign, roi_align
     from maskrcnn_ops.roi_pool import RoIPool, roi_pool
@@ -38,6 +39,8 @@ else:
 
 __all__ = [
     "MultiScaleRoIAlign",
+    "PSRoIAlign",
+    "PSRoIPool",
     "RoIAlign",
     "RoIPool",
     "RoIWarp",
@@ -64,6 +67,8 @@ __all__ = [
     "nms",
     "padded_nms",
     "paste_masks",
+    "ps_roi_align",
+    "ps_roi_pool",
     "rasterize_polygons",
     "remove_small_boxes",
     "rle_area",

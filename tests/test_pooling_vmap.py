@@ -12,6 +12,8 @@ OPERATORS = {
     "roi_align": lambda x, rois: ops.roi_align(x, rois, 3, 0.5, 2),
     "roi_align_max": lambda x, rois: ops.roi_align(x, rois, 3, 0.5, 2, reduction="max"),
     "roi_pool": lambda x, rois: ops.roi_pool(x, rois, 3, 0.5),
+    "ps_roi_align": lambda x, rois: ops.ps_roi_align(x.repeat_interleave(9, -3), rois, 3, 0.5, 2),
+    "ps_roi_pool": lambda x, rois: ops.ps_roi_pool(x.repeat_interleave(9, -3), rois, 3, 0.5),
     "multiscale": lambda x, rois: ops.multiscale_roi_align(
         [x, x[..., ::2, ::2]], rois, 3, [0.5, 0.25], 2, canonical_scale=16, canonical_level=1
     ),
@@ -60,7 +62,7 @@ def test_gradients_are_those_of_the_loop(device, operator):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["mean", "max", "roi_pool", "boxes"])
+@pytest.mark.parametrize("name", ["mean", "max", "roi_pool", "ps_roi_align", "ps_roi_pool", "boxes"])
 def test_backward_operators_for_several_gradients(device, name):
     kernels = torch.ops.maskrcnn_ops
     x, rois = maps(device)[0], regions(device)[0]
@@ -71,6 +73,8 @@ def test_backward_operators_for_several_gradients(device, name):
         "mean": lambda g: kernels.roi_align_backward(g, None, rois, None, [0.5], 2, False, RULE, *sizes)[0],
         "max": lambda g: kernels.roi_align_backward(g, argmax, rois, None, [0.5], 2, False, RULE, *sizes)[0],
         "roi_pool": lambda g: kernels.roi_pool_backward(g, cells, rois, 0.5, 3, 3, IMAGES, 5, 15, 20, False),
+        "ps_roi_align": lambda g: kernels.ps_roi_align_backward(g, rois, 0.5, 2, IMAGES, 15, 20, False),
+        "ps_roi_pool": lambda g: kernels.ps_roi_pool_backward(g, rois, 0.5, IMAGES, 15, 20, True),
         "boxes": lambda g: kernels.roi_align_backward_boxes(
             g, argmax, [x], rois, None, [0.5], 2, False, RULE
         ),

@@ -1,4 +1,4 @@
-"""RoIAlign, RoIPool and pyramid levels of the reference against numbers worked by hand."""
+"""The pooling operators and pyramid levels of the reference against numbers worked by hand."""
 
 from __future__ import annotations
 
@@ -140,6 +140,8 @@ POOLS = [
     pytest.param(lambda x, b: ref.roi_align(x, b, 2), id="roi_align-adaptive"),
     pytest.param(lambda x, b: ref.roi_align(x, b, 2, sampling_ratio=2, aligned=True), id="roi_align-aligned"),
     pytest.param(lambda x, b: ref.roi_pool(x, b, 2), id="roi_pool"),
+    pytest.param(lambda x, b: ref.ps_roi_align(x.repeat_interleave(4, 1), b, 2), id="ps_roi_align"),
+    pytest.param(lambda x, b: ref.ps_roi_pool(x.repeat_interleave(4, 1), b, 2), id="ps_roi_pool"),
 ]
 
 
@@ -214,6 +216,9 @@ def test_pooling_modules_call_the_functions() -> None:
     assert_close(ref.RoIAlign(2, 0.5, 2, aligned=True)(features, rois), expected)
     assert_close(ref.RoIPool(2, 0.5)(features, rois), ref.roi_pool(features, rois, 2, 0.5))
     assert_close(ref.RoIWarp(2, 0.5, 2)(features, rois), ref.roi_warp(features, rois, 2, 0.5, 2))
+    size = (2, 1)
+    assert_close(ref.PSRoIAlign(size, 0.5, 2)(features, rois), ref.ps_roi_align(features, rois, size, 0.5, 2))
+    assert_close(ref.PSRoIPool(size, 0.5)(features, rois), ref.ps_roi_pool(features, rois, size, 0.5))
 
 
 def test_roi_warp_by_hand() -> None:
@@ -226,6 +231,38 @@ def test_roi_warp_by_hand() -> None:
     assert_close(ref.roi_warp(ramp[None, None], roi, (1, 3), 0.5, 2, reduction="max"), output + 0.25 + 2.5)
     # Inverted corners: the cell of the start. Halves round away from zero.
     assert_close(ref.roi_warp(ramp[None, None], f64([[0, 2.5, 1.5, 1, 1]]), 1, 1.0, 1), [[[[23.0]]]])
+
+
+def test_ps_roi_align_by_hand() -> None:
+    # Bins of 2 x 3 cells around (x, y) = (3, 2), (6, 2), (3, 4), (6, 4); cell i's centre is i + 0.5. One sample reads
+    # there: x - 0.5 on the maps that ramp along x, y - 0.5 along y; bin (p, q) takes map 2 p + q, or 4 + 2 p + q.
+    y, x = torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")
+    features = torch.stack([x, 10 * x, y, 10 * y, x, y, 100 * x, 100 * y])[None].double()
+    roi = f64([[0, 1.5, 1, 7.5, 5]])
+    expected = [[[[2.5, 55], [3.5, 35]], [[2.5, 1.5], [250, 350]]]]
+    assert_close(ref.ps_roi_align(features, roi, 2, sampling_ratio=1), expected)
+    assert_close(ref.ps_roi_align(features, 4 * roi, 2, 0.25, 3), expected)  # a ramp's mean is its middle
+
+
+def test_ps_roi_pool_by_hand() -> None:
+    # Columns round(0.5) = 1 to round(6.4) = 6, without the last: side 5 in two bins, [1, 4) and [3, 6). Rows 2 to 5:
+    # side 3, [2, 4) and [3, 5), of which the map of 5 rows gives only row 3 to the second.
+    y, x = torch.meshgrid(torch.arange(5.0), torch.arange(8.0), indexing="ij")
+    features = torch.stack([x, 10 * x, y, 10 * y, x * x, y, 100 * y, 100 * x])[None].double()
+    roi = f64([[0, 0.5, 2, 6.4, 5]])
+    expected = [[[[2, 40], [3, 30]], [[14 / 3, 2.5], [300, 400]]]]
+    assert_close(ref.ps_roi_pool(features, roi, 2), expected)
+    assert_close(ref.ps_roi_pool(features, 2 * roi, 2, 0.5), expected)
+
+
+@pytest.mark.parametrize(
+    ("x1", "x2", "mean"),
+    [(1, 1, 11), (1, 3, 11.5), (0, 4, 11), (0, 3, 11), (0, 99, 11), (2, 0, 12), (3, 9, 0), (-0.5, 0.49, 0)],
+)
+def test_ps_roi_pool_ends(x1: float, x2: float, mean: float) -> None:
+    # At least one cell, never the last column; what is left of the map counts as nothing.
+    row = f64([[[[10, 11, 12, 99]] * 2]])
+    assert ref.ps_roi_pool(row, f64([[0, x1, 0, x2, 1]]), 1).item() == mean
 
 
 def test_assign_levels_by_hand() -> None:

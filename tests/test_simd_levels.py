@@ -14,6 +14,7 @@ FILES = [
     "roi_align_boxes",
     "multiscale_roi_align",
     "roi_pool",
+    "ps_roi_pool",
     "nms",
     "padded_nms",
     "fast_nms",

@@ -32,6 +32,25 @@ struct alignas(16) Pack {
   T values[size];
 };
 
+// The threads of the block, for which `hit` holds, in order: written to `chosen`, their number
+// returned. All threads call it.
+template <int warps>
+__device__ int compact(bool hit, int* chosen, int (&counts)[warps]) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const unsigned votes = __ballot_sync(0xffffffffu, hit);
+  __syncthreads();  // those chosen before have been read
+  if (lane == 0) counts[warp] = __popc(votes);
+  __syncthreads();
+  int before = __popc(votes & ((1u << lane) - 1u)), count = 0;
+  for (int w = 0; w < warps; ++w) {
+    if (w < warp) before += counts[w];
+    count += counts[w];
+  }
+  if (hit) chosen[before] = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  return count;
+}
+
 inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 // Blocks of a one-dimensional grid whose kernel strides over `items`.

@@ -16,12 +16,17 @@ Tensor as_rois(const char* op, const Tensor& features, const Tensor& rois) {
   return torch::stable::contiguous(rois.scalar_type() == type ? rois : torch::stable::to(rois, type));
 }
 
+void check_pooled_size(const char* op, int64_t pooled_height, int64_t pooled_width) {
+  constexpr int64_t most_bins = 4096;  // kernels count bins in 32 bits
+  CHECK_ARG(pooled_height > 0 && pooled_width > 0 && pooled_height <= most_bins && pooled_width <= most_bins, op,
+            ": expected output_size between (1, 1) and (4096, 4096), got (", pooled_height, ", ", pooled_width, ")");
+}
+
 Tensor check_pooling(const char* op, const Tensor& input, const Tensor& rois, int64_t pooled_height,
                      int64_t pooled_width) {
   CHECK_ARG(input.dim() == 4, op, ": expected input of shape [N, C, H, W], got ", shape_of(input));
-  constexpr int64_t most_bins = 4096, most_cells = 1 << 29;  // kernels count bins and cells of an axis in 32 bits
-  CHECK_ARG(pooled_height > 0 && pooled_width > 0 && pooled_height <= most_bins && pooled_width <= most_bins, op,
-            ": expected output_size between (1, 1) and (4096, 4096), got (", pooled_height, ", ", pooled_width, ")");
+  constexpr int64_t most_cells = 1 << 29;  // kernels count cells of an axis in 32 bits
+  check_pooled_size(op, pooled_height, pooled_width);
   for (int64_t dim = 1; dim < 4; ++dim)
     CHECK_ARG(input.size(dim) < most_cells, op, ": expected input with C, H and W below 2^29, got ", shape_of(input));
   const Tensor converted = as_rois(op, input, rois);

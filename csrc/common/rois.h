@@ -15,6 +15,7 @@ MapStrides strides_of(const Tensor& map);
 Tensor check_pooling(const char* op, const Tensor& input, const Tensor& rois, int64_t pooled_height,
                      int64_t pooled_width);
 Tensor as_rois(const char* op, const Tensor& features, const Tensor& rois);
+void check_pooled_size(const char* op, int64_t pooled_height, int64_t pooled_width);
 
 // Raises for a finite image index outside [0, images), on the CPU; on CUDA, where nothing is read back unasked and such
 // a RoI gives zeros, only with MASKRCNN_OPS_CHECK=1 in the environment. A RoI with a non-finite number gives zeros.

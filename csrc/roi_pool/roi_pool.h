@@ -51,10 +51,11 @@ HOST_DEVICE int64_t nearest_cell(A x) {
   return static_cast<int64_t>(x < -far ? -far : x > far ? far : x);
 }
 
+// `closed`: the cell of the end belongs to the RoI.
 template <class A>
-HOST_DEVICE BinAxis<A> bin_axis(A low, A high, A scale, int pooled) {
-  const int64_t start = nearest_cell(low * scale), end = nearest_cell(high * scale);
-  const int64_t side = end - start + 1 > 1 ? end - start + 1 : 1;
+HOST_DEVICE BinAxis<A> bin_axis(A low, A high, A scale, int pooled, bool closed = true) {
+  const int64_t start = nearest_cell(low * scale), end = nearest_cell(high * scale) + (closed ? 1 : 0);
+  const int64_t side = end - start > 1 ? end - start : 1;
   return {start, static_cast<A>(side) / static_cast<A>(pooled)};
 }
 
@@ -77,10 +78,11 @@ struct RoiBins {
 template <class A>
 HOST_DEVICE RoiBins<A> roi_bins(const A* roi, const RoiPool& args) {
   const A scale = static_cast<A>(args.spatial_scale);
-  bool readable = is_finite(roi[0]) && roi[0] >= A(0) && roi[0] < static_cast<A>(args.images);
+  const int64_t image = image_of(roi[0], args.images);
+  bool readable = image >= 0;
   for (int i = 1; i < 5; ++i) readable = readable && is_finite(roi[i] * scale);
   if (!readable) return {-1, {0, A(0)}, {0, A(0)}};
-  return {static_cast<int64_t>(roi[0]), bin_axis(roi[2], roi[4], scale, args.pooled_height),
+  return {image, bin_axis(roi[2], roi[4], scale, args.pooled_height),
           bin_axis(roi[1], roi[3], scale, args.pooled_width)};
 }
 

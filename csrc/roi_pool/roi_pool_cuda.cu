@@ -95,27 +95,6 @@ __global__ void __launch_bounds__(threads, 3)
   }
 }
 
-// The RoIs base ... base + threads - 1 that meet the tile, in order: written to `candidates`, their number returned.
-template <class A>
-__device__ int find_candidates(const PoolTile& tile, const A* rois, int64_t base, const RoiPool& args, int* candidates,
-                               int* warp_counts) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t mine = base + threadIdx.x;
-  const bool hit = mine < args.rois && tile.touches(roi_bins(rois + 5 * mine, args), args);
-  const unsigned votes = __ballot_sync(0xffffffffu, hit);
-  __syncthreads();  // the previous candidates have been read
-  if (lane == 0) warp_counts[warp] = __popc(votes);
-  __syncthreads();
-  int before = __popc(votes & ((1u << lane) - 1u)), count = 0;
-  for (int w = 0; w < threads / 32; ++w) {
-    if (w < warp) before += warp_counts[w];
-    count += warp_counts[w];
-  }
-  if (hit) candidates[before] = static_cast<int>(threadIdx.x);
-  __syncthreads();
-  return count;
-}
-
 // Backward. A block owns a tile of one image's cells for eight channels; a thread owns one cell. The block walks the
 // RoIs in their order, keeps those that meet the tile, and finds for each the bins that contain each row and column;
 // then each thread adds the gradient of those bins whose maximum is its cell. Every gradient is written once by the
@@ -140,7 +119,9 @@ __global__ void __launch_bounds__(threads, 3)
     A sums[PoolTile::channels] = {};
 
     for (int64_t base = 0; base < args.rois; base += threads) {
-      const int count = find_candidates(tile, rois, base, args, candidates, warp_counts);
+      const int64_t mine = base + threadIdx.x;
+      const bool hit = mine < args.rois && tile.touches(roi_bins(rois + 5 * mine, args), args);
+      const int count = compact(hit, candidates, warp_counts);
       for (int k = 0; k < count; ++k) {
         const int64_t r = base + candidates[k];
         __syncthreads();  // the previous RoI's bins have been read

@@ -38,6 +38,7 @@ from .match_boxes import match_anchors, match_boxes
 from .multiscale import MultiScaleRoIAlign, assign_levels, multiscale_roi_align
 from .nms import batched_nms, fast_nms, nms, padded_nms
 from .paste_masks import paste_masks
+from .ps_roi_pool import PSRoIAlign, PSRoIPool, ps_roi_align, ps_roi_pool
 from .roi_align import RoIAlign, roi_align
 from .roi_pool import RoIPool, roi_pool
 from .roi_warp import RoIWarp, roi_warp
@@ -45,6 +46,8 @@ from .soft_nms import soft_nms
 
 __all__ = [
     "MultiScaleRoIAlign",
+    "PSRoIAlign",
+    "PSRoIPool",
     "RoIAlign",
     "RoIPool",
     "RoIWarp",
@@ -73,6 +76,8 @@ __all__ = [
     "padded_nms",
     "paste_masks",
     "polygon_bitmaps",
+    "ps_roi_align",
+    "ps_roi_pool",
     "rasterize_polygons",
     "remove_small_boxes",
     "roi_align",
