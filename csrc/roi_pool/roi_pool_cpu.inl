@@ -128,23 +128,39 @@ SIMD_INLINE void add_at_maxima(const T* grad, int64_t grad_step, const int32_t* 
 }
 
 template <class T, class A>
+SIMD_INLINE void narrow_to(const A* from, T* to, int64_t count) {
+  constexpr int lanes = lane_count<A>;
+  int64_t k = 0;
+  for (; k + lanes <= count; k += lanes) store(to + k, load(from + k));
+  for (; k < count; ++k) to[k] = narrow<T>(from[k]);
+}
+
+// The gradient is dense, contiguous or channels_last. A task's sums lie as it does, and where it has their type in its
+// place. Where channels lie side by side a task takes several lines of them: memory likes longer pieces.
+template <class T, class A>
 void backward(const T* grad_output, MapStrides grad_strides, const int32_t* argmax, MapStrides argmax_strides,
               const Plan<A>& plan, T* grad_input, MapStrides input_strides, const RoiPool& args) {
-  constexpr int64_t block = line_size<A>;
+  constexpr int64_t block = line_size<A>, most_lines = 4;
   const bool by_lines = input_strides.channel == 1;
-  const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
+  const int64_t lines_a_thread = ceil_div(args.images * args.channels, num_threads() * block);
+  const int64_t width = by_lines ? block * std::min(most_lines, lines_a_thread) : block;
+  const int64_t blocks = ceil_div(args.channels, width), bins = int64_t(args.pooled_height) * args.pooled_width;
   const int64_t cells = int64_t(args.height) * args.width;
   prefer_huge_pages(grad_input, static_cast<size_t>(args.images * args.channels * cells) * sizeof(T));
   parallel_for(args.images * blocks, 1, [&](int64_t task, int64_t last) {
     Lines<A> plane;
     for (; task < last; ++task) {
-      const int64_t n = task / blocks, first_channel = task % blocks * block;
-      const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
+      const int64_t n = task / blocks, first_channel = task % blocks * width;
+      const int64_t channels = std::min<int64_t>(width, args.channels - first_channel);
       T* map = grad_input + n * input_strides.image + first_channel * input_strides.channel;
+      constexpr bool in_place = std::is_same_v<T, A>;
       A* sums;
-      if constexpr (std::is_same_v<T, A>) sums = by_lines ? plane.get(cells) : map;
-      else sums = plane.get(cells);
-      __builtin_memset(sums, 0, static_cast<size_t>(cells * (by_lines ? block : channels)) * sizeof(A));
+      if constexpr (in_place) sums = map;
+      else sums = plane.get(cells * (width / block));
+      // By lines the numbers of a cell are together and cells `step` apart; else the numbers of a channel.
+      const int64_t step = !by_lines ? cells : in_place ? input_strides.column : width;
+      const int64_t pieces = by_lines ? cells : channels, piece = by_lines ? channels : cells;
+      for (int64_t k = 0; k < pieces; ++k) std::fill_n(sums + k * step, piece, A(0));
       for (int64_t i = plan.order.image_first[n]; i < plan.order.image_first[n + 1]; ++i) {
         const int64_t r = plan.order.order[i];
         if (plan.cells[r].empty()) continue;
@@ -153,18 +169,15 @@ void backward(const T* grad_output, MapStrides grad_strides, const int32_t* argm
         if (by_lines)
           for (int64_t bin = 0; bin < bins; ++bin)
             add_at_maxima(grad + bin * grad_strides.column, grad_strides.channel, where + bin * argmax_strides.column,
-                          argmax_strides.channel, channels, cells, sums, block, 1);
+                          argmax_strides.channel, channels, cells, sums, step, 1);
         else
           for (int64_t c = 0; c < channels; ++c)
             add_at_maxima(grad + c * grad_strides.channel, grad_strides.column, where + c * argmax_strides.channel,
-                          argmax_strides.column, bins, cells, sums + c * cells, 1, 0);
+                          argmax_strides.column, bins, cells, sums + c * step, 1, 0);
       }
-      if (by_lines)
-        for (int64_t y = 0; y < args.height; ++y)
-          scatter_lines(sums + y * args.width * block, map + y * input_strides.row, input_strides.channel,
-                        input_strides.column, channels, args.width);
-      else if constexpr (!std::is_same_v<T, A>)
-        for (int64_t k = 0; k < channels * cells; ++k) map[k] = narrow<T>(sums[k]);
+      if constexpr (!in_place)
+        for (int64_t k = 0; k < pieces; ++k)
+          narrow_to(sums + k * step, map + k * (by_lines ? input_strides.column : cells), piece);
     }
   });
 }
