@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_at_least(0, "--num-workers", arguments.num_workers)
     device = read_device(arguments.device)
     model, categories = load(arguments.checkpoint, arguments.model)
-    masks = model.roi_heads.has_mask()
+    masks = "masks" in model.roi_heads.target_keys
     dataset = read_dataset(arguments.images, arguments.annotations, masks=masks) or ShapesDataset(100, seed=1)
     ids = category_ids(categories, dataset.categories, arguments.checkpoint)
     output = Path(arguments.output)
