@@ -80,7 +80,7 @@ class Metadata:
             {
                 "model": self.description.name,
                 "kwargs": dict(self.description.kwargs),
-                "categories": [{"id": category.id, "name": category.name} for category in self.categories],
+                "categories": [category.to_coco() for category in self.categories],
                 "step": self.step,
             }
         )
@@ -91,7 +91,7 @@ class Metadata:
         values = json.loads(text)
         return cls(
             ModelDescription(str(values["model"]), dict(values["kwargs"])),
-            tuple(Category(int(category["id"]), str(category["name"])) for category in values["categories"]),
+            tuple(Category.from_coco(category) for category in values["categories"]),
             int(values["step"]),
         )
 
