@@ -84,7 +84,7 @@ def _load_bare(path: Path, name: str) -> tuple[FasterRCNN, Sequence[Category]]:
             f"{path}: not the weights of a detector of this package (no roi_heads.box_predictor)"
         )
     with bad_input("--model: "):
-        model = build_model(name, num_classes=len(score), **norm_options(state))
+        model = build_model(name, num_classes=len(score), **norm_options(state), **keypoint_options(state))
     load_weights(model, path)
     names = COCO_NAMES
     if len(score) != len(names) + 1:
@@ -105,6 +105,12 @@ def norm_options(state: Mapping[str, Any]) -> dict[str, Any]:
     if "backbone.body.bn1.running_mean" in state:
         return {"norm": "frozen", "norm_eps": 0.0}
     return {"norm": "group"}
+
+
+def keypoint_options(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of keypoints that a bare detector's weights were trained with, as options of a builder."""
+    maps = state.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
+    return {} if maps is None else {"num_keypoints": len(maps)}
 
 
 def category_ids(categories: Sequence[Category], wanted: Sequence[Category], checkpoint: str) -> list[int]:
