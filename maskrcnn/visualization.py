@@ -176,7 +176,9 @@ def _draw_skeletons(
                     draw.line((*start, *end), fill=ink, width=width)
         for spot in places:
             if spot is not None:
-                draw.circle(spot, radius, fill=(255, 255, 255), outline=(0, 0, 0))
+                (x, y), white = spot, (255, 255, 255)
+                disc = (x - radius, y - radius, x + radius, y + radius)
+                draw.ellipse(disc, fill=white, outline=(0, 0, 0))
 
 
 def _tag(place: int, labels: Tensor | None, scores: Tensor | None, categories: Sequence[Category]) -> str:

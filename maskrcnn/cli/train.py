@@ -162,7 +162,7 @@ def _targets(name: str) -> list[str]:
 
     from maskrcnn.models.builders import build_model
 
-    with bad_input("--model: "), torch.device("meta"):
+    with bad_input(f"--model {name}: "), torch.device("meta"):
         return build_model(name).roi_heads.target_keys
 
 

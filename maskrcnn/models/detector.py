@@ -303,20 +303,17 @@ class KeypointRCNN(FasterRCNN):
         num_keypoints: int | None = None,
         **options: Any,
     ) -> None:
-        if num_keypoints is not None and (keypoint_predictor is not None or num_keypoints < 1):
-            got = "also keypoint_predictor" if keypoint_predictor is not None else num_keypoints
-            raise ValueError(
-                f"num_keypoints: expected at least 1, and no keypoint_predictor beside it, got {got}"
-            )
+        if num_keypoints is not None and keypoint_predictor is not None:
+            raise ValueError("KeypointRCNN: expected either num_keypoints or keypoint_predictor, got both")
         channels = _out_channels(backbone)
         super().__init__(backbone, num_classes, min_size=min_size, **options)
         if keypoint_roi_pool is None:
             keypoint_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=14, sampling_ratio=2)
         self.roi_heads.keypoint_roi_pool = keypoint_roi_pool
         self.roi_heads.keypoint_head = keypoint_head or KeypointRCNNHeads(channels, (512,) * 8)
-        self.roi_heads.keypoint_predictor = keypoint_predictor or KeypointRCNNPredictor(
-            512, num_keypoints or 17
-        )
+        if keypoint_predictor is None:
+            keypoint_predictor = KeypointRCNNPredictor(512, 17 if num_keypoints is None else num_keypoints)
+        self.roi_heads.keypoint_predictor = keypoint_predictor
 
 
 class KeypointMaskRCNN(MaskRCNN, KeypointRCNN):

@@ -168,11 +168,16 @@ class KeypointRCNNPredictor(nn.Module):
 
     Args:
         in_channels: channels of the keypoint head's output.
-        num_keypoints: K.
+        num_keypoints: K, at least 1.
+
+    Raises:
+        ValueError: another ``num_keypoints``.
     """
 
     def __init__(self, in_channels: int, num_keypoints: int) -> None:
         super().__init__()
+        if num_keypoints < 1:
+            raise ValueError(f"num_keypoints: expected at least 1, got {num_keypoints}")
         self.kps_score_lowres = nn.ConvTranspose2d(in_channels, num_keypoints, 4, stride=2, padding=1)
         nn.init.kaiming_normal_(self.kps_score_lowres.weight, mode="fan_out", nonlinearity="relu")
         assert self.kps_score_lowres.bias is not None
