@@ -30,11 +30,8 @@ _NAMES = (
     "teddy bear, hair drier, toothbrush"
 )
 # The keypoints of COCO's persons, and the limbs between them, counted from 1.
-COCO_KEYPOINTS = ("nose",) + tuple(
-    f"{side}_{part}"
-    for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-    for side in ("left", "right")
-)
+_PARTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+COCO_KEYPOINTS = ("nose", *(f"{side}_{part}" for part in _PARTS for side in ("left", "right")))
 _LEGS = ((16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13))
 _ARMS = ((6, 7), (6, 8), (7, 9), (8, 10), (9, 11))
 _HEAD = ((2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7))
