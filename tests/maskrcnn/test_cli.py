@@ -323,7 +323,7 @@ def test_keypoints_from_training_to_predictions(
         capsys, *run, "--images", shapes / "images", "--annotations", shapes / "instances.json"
     )
     assert status == 2
-    assert "category 1: expected keypoints to be a list of names, got None" in err
+    assert "annotation 1: it has no keypoints" in err
     status, _, err = call(capsys, *run, *data, *validation)
     assert status == 2
     assert "--keypoint-sigmas: keypoint_sigmas: expected 2 positive numbers" in err

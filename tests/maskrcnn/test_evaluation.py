@@ -137,7 +137,7 @@ def test_other_limits_never_give_minus_one() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"iou_type": "keypoints"}, "expected iou_type"),
+        ({"iou_type": "boundary"}, "expected iou_type"),
         ({"max_detections": (1, 10)}, "three increasing numbers"),
         ({"max_detections": (10, 1, 100)}, "three increasing numbers"),
         ({"results": [{**result(), "image_id": 99}]}, "image_id 99"),
