@@ -53,6 +53,18 @@ def maskrcnn_tiny(num_classes: int, **options: Any) -> nn.Module:
     return MaskRCNN(backbone, **(settings | options))
 
 
+def keypointmaskrcnn_tiny(num_classes: int, num_keypoints: int = 17, **options: Any) -> nn.Module:
+    """The architecture of ``maskrcnn.keypointmaskrcnn_tiny``."""
+    from torchvision.models.detection import keypoint_rcnn
+    from torchvision.ops import MultiScaleRoIAlign
+
+    model: Any = maskrcnn_tiny(num_classes, **options)
+    model.roi_heads.keypoint_roi_pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 14, 2)
+    model.roi_heads.keypoint_head = keypoint_rcnn.KeypointRCNNHeads(64, (64,) * 4)
+    model.roi_heads.keypoint_predictor = keypoint_rcnn.KeypointRCNNPredictor(64, num_keypoints)
+    return model
+
+
 def maskrcnn_resnet50_fpn(**options: Any) -> nn.Module:
     """torchvision's builder, without weights."""
     from torchvision.models import detection

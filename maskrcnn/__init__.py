@@ -13,6 +13,10 @@ if TYPE_CHECKING:
         fasterrcnn_resnet50_fpn,
         fasterrcnn_resnet50_fpn_v2,
         fasterrcnn_resnet101_fpn,
+        keypointmaskrcnn_resnet50_fpn,
+        keypointmaskrcnn_tiny,
+        keypointrcnn_resnet50_fpn,
+        keypointrcnn_tiny,
         maskrcnn_resnet18_fpn,
         maskrcnn_resnet34_fpn,
         maskrcnn_resnet50_fpn,
@@ -24,10 +28,12 @@ if TYPE_CHECKING:
         maskrcnn_resnext101_64x4d_fpn,
         maskrcnn_tiny,
     )
-    from maskrcnn.models.detector import FasterRCNN, MaskRCNN
+    from maskrcnn.models.detector import FasterRCNN, KeypointMaskRCNN, KeypointRCNN, MaskRCNN
 
 __all__ = [
     "FasterRCNN",
+    "KeypointMaskRCNN",
+    "KeypointRCNN",
     "MaskRCNN",
     "build_model",
     "fasterrcnn_resnet18_fpn",
@@ -35,6 +41,10 @@ __all__ = [
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
     "fasterrcnn_resnet101_fpn",
+    "keypointmaskrcnn_resnet50_fpn",
+    "keypointmaskrcnn_tiny",
+    "keypointrcnn_resnet50_fpn",
+    "keypointrcnn_tiny",
     "maskrcnn_resnet18_fpn",
     "maskrcnn_resnet34_fpn",
     "maskrcnn_resnet50_fpn",
@@ -52,7 +62,7 @@ def __getattr__(name: str) -> Any:
     # Names load on first use: `maskrcnn --help` and data workers need no model.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "detector" if name in ("FasterRCNN", "MaskRCNN") else "builders"
+    module = "detector" if name.endswith("RCNN") else "builders"
     return getattr(importlib.import_module(f"maskrcnn.models.{module}"), name)
 
 

@@ -80,7 +80,7 @@ class Metadata:
             {
                 "model": self.description.name,
                 "kwargs": dict(self.description.kwargs),
-                "categories": [{"id": category.id, "name": category.name} for category in self.categories],
+                "categories": [category.to_coco() for category in self.categories],
                 "step": self.step,
             }
         )
@@ -91,7 +91,7 @@ class Metadata:
         values = json.loads(text)
         return cls(
             ModelDescription(str(values["model"]), dict(values["kwargs"])),
-            tuple(Category(int(category["id"]), str(category["name"])) for category in values["categories"]),
+            tuple(Category.from_coco(category) for category in values["categories"]),
             int(values["step"]),
         )
 
@@ -218,13 +218,18 @@ def _torchvision_metadata(file: Path, weights: Mapping[str, Tensor]) -> Metadata
             f"{file}: does not say what its model is, and has not the names of a torchvision R-CNN with a "
             "ResNet FPN; build the model and use load_weights"
         )
+    options: dict[str, Any] = {"num_classes": len(scores)}
     has_masks = any(name.startswith("roi_heads.mask_predictor.") for name in weights)
-    kind = "maskrcnn" if has_masks else "fasterrcnn"
+    kind = "mask" if has_masks else ""
+    maps = weights.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
+    if maps is not None:
+        kind, options["num_keypoints"] = f"keypoint{kind}", len(maps)
+    kind = kind or "faster"
     second = "backbone.fpn.inner_blocks.0.1.weight" in weights  # the second recipe normalises its pyramid
     norm = {"norm": "batch", "norm_eps": 1e-5} if second else {"norm": "frozen", "norm_eps": 0.0}
-    name = f"{kind}_resnet{depth}_fpn{'_v2' if second else ''}"
+    name = f"{kind}rcnn_resnet{depth}_fpn{'_v2' if second else ''}"
     categories = tuple(Category(label, f"class {label}") for label in range(1, len(scores)))
-    return Metadata(ModelDescription(name, {"num_classes": len(scores), **norm}), categories, step=0)
+    return Metadata(ModelDescription(name, options | norm), categories, step=0)
 
 
 def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -70,8 +70,8 @@ def predict(
 
     ``output/overlays/`` gets one picture per input; ``output/predictions.json`` is a COCO instances file:
     ``images`` (``file_name`` as found), ``categories``, ``annotations`` with ``bbox``, ``area``, ``score``
-    and, from models with masks, ``segmentation`` as RLE. Pictures that cannot be read are reported on stderr,
-    skipped and listed in the answer; the others go on.
+    and, from models with masks, ``segmentation`` as RLE, with keypoints ``keypoints`` and ``num_keypoints``.
+    Pictures that cannot be read are reported on stderr, skipped and listed in the answer; the others go on.
 
     Args:
         model: a detector; a copy of it is run, see :func:`maskrcnn.results.inference`.
@@ -122,7 +122,7 @@ def predict(
 
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
-    listed = [{"id": category.id, "name": category.name} for category in categories]
+    listed = [category.to_coco() for category in categories]
     json_file = output / "predictions.json"
     json_file.write_text(json.dumps({"images": images, "categories": listed, "annotations": annotations}))
     return Prediction(json_file, overlays, failures, len(annotations))
@@ -151,6 +151,8 @@ def _annotations(
             result["bbox"][2] * result["bbox"][3] if shape is None else float(coco_mask.area(shape))
         )
         result["iscrowd"] = 0
+        if "keypoints" in result:
+            result["num_keypoints"] = len(result["keypoints"]) // 3
     return results
 
 
@@ -162,7 +164,8 @@ def _draw(
 ) -> Image.Image:
     masks = [result["segmentation"] for result in results] if "masks" in detections else None
     labels, scores = detections["labels"], detections["scores"]
-    return draw_instances(image, detections["boxes"], masks, labels, scores, categories)
+    keypoints = detections.get("keypoints")
+    return draw_instances(image, detections["boxes"], masks, labels, scores, categories, keypoints=keypoints)
 
 
 def _overlay_names(pictures: Sequence[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a model's detections to COCO's results format: boxes as xywh, masks as RLE strings.
+"""From a model's detections to COCO's results format: boxes as xywh, masks as RLE strings, keypoints as flat lists.
 
 Evaluation and prediction both end here. Masks leave the model as small M x M probabilities and become run
 lengths without a full-size bitmap, whatever the picture's size and the number of objects.
@@ -71,14 +71,15 @@ def to_results(
 
     Args:
         detections: ``boxes`` [D, 4] xyxy in the image's pixels, ``labels`` [D] from 1, ``scores`` [D] and, if
-            the model has a mask head, ``masks``: either probabilities [D, 1, M, M] or bitmaps bool [D, H, W].
+            the model makes them, ``masks``: either probabilities [D, 1, M, M] or bitmaps bool [D, H, W]; and
+            ``keypoints`` [D, K, 3].
         image_size: (H, W) of the image.
         category_ids: the category id of label i + 1 at place i.
         convention: how M x M probabilities are pasted.
 
     Returns:
-        D dicts with ``image_id, category_id, bbox`` (x, y, width, height), ``score`` and, with masks,
-        ``segmentation``.
+        D dicts with ``image_id, category_id, bbox`` (x, y, width, height), ``score``, with masks
+        ``segmentation``, with keypoints ``keypoints`` (3K numbers).
 
     Raises:
         ValueError: if a label has no category id.
@@ -104,6 +105,9 @@ def to_results(
             runs = encode_roi_masks(masks, detections["boxes"], image_size, convention)
         for result, run in zip(results, runs, strict=True):
             result["segmentation"] = run
+    if "keypoints" in detections:
+        for result, keypoints in zip(results, detections["keypoints"].double().flatten(1), strict=True):
+            result["keypoints"] = keypoints.tolist()
     return results
 
 

@@ -57,10 +57,11 @@ def draw_instances(
     scores: Tensor | None = None,
     categories: Sequence[Category] = (),
     *,
+    keypoints: Tensor | None = None,
     opacity: float = 0.4,
     smallest_side: int = 800,
 ) -> Image.Image:
-    """Draw instances over an image: tinted mask with its outline, box, and a tag with label and score.
+    """Draw instances over an image: tinted mask with its outline, box, skeleton, and a tag with label and score.
 
     Each instance has a colour of its own. Small images are enlarged by a whole number until their longer side
     reaches ``smallest_side`` pixels, so that tags stay legible.
@@ -71,13 +72,17 @@ def draw_instances(
         masks: bool [D, H, W], or D COCO RLE dicts, which are decoded one at a time.
         labels: int64 [D] from 1; label i + 1 is named ``categories[i]``, other labels show as numbers.
         scores: [D], shown with two decimals; earlier tags get the better places, so pass the best first.
+        keypoints: [D, K, 3] (x, y, visibility) in the image's pixels, joined as the skeleton of the instance's
+            category says; those of visibility 0 are left out.
         opacity: of the tint inside the masks, from 0 to 1.
 
     Raises:
-        ValueError: if the image is of another kind, or ``masks, labels, scores`` do not have D entries.
+        ValueError: if the image is of another kind, or ``masks, labels, scores, keypoints`` do not have D
+            entries.
     """
     picture = to_picture(image)
-    for name, values in (("masks", masks), ("labels", labels), ("scores", scores)):
+    given = {"masks": masks, "labels": labels, "scores": scores, "keypoints": keypoints}
+    for name, values in given.items():
         if values is not None and len(values) != len(boxes):
             raise ValueError(
                 f"draw_instances: expected {len(boxes)} {name}, one for each box, got {len(values)}"
@@ -96,6 +101,9 @@ def draw_instances(
         x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
         draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0))
         draw.rectangle((x0, y0, x1, y1), outline=colour, width=stroke)
+    if keypoints is not None:
+        limbs = [_limbs(place, labels, categories) for place in range(len(boxes))]
+        _draw_skeletons(draw, keypoints, limbs, colours, zoom, stroke)
     tags = [_tag(place, labels, scores, categories) for place in range(len(boxes))]
     _draw_tags(draw, picture.size, corners, tags, colours)
     return picture
@@ -142,6 +150,35 @@ def _dilate(bitmap: np.ndarray, times: int) -> np.ndarray:
         p = np.pad(bitmap, 1)
         bitmap = p[1:-1, 1:-1] | p[:-2, 1:-1] | p[2:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:]
     return bitmap
+
+
+def _limbs(place: int, labels: Tensor | None, categories: Sequence[Category]) -> Sequence[tuple[int, int]]:
+    label = 1 if labels is None else int(labels[place])
+    return categories[label - 1].skeleton if 1 <= label <= len(categories) else ()
+
+
+def _draw_skeletons(
+    draw: ImageDraw.ImageDraw,
+    keypoints: Tensor,
+    limbs: Sequence[Sequence[tuple[int, int]]],
+    colours: list[Colour],
+    zoom: int,
+    stroke: int,
+) -> None:
+    """Limbs in the instance's colour and white dots, both with a dark rim that shows on any background."""
+    radius = 1.5 * stroke + 1
+    for points, pairs, colour in zip(keypoints.tolist(), limbs, colours, strict=True):
+        places = [(zoom * x, zoom * y) if visible > 0 else None for x, y, visible in points]
+        ends = [(places[first - 1], places[second - 1]) for first, second in pairs]
+        for ink, width in (((0, 0, 0), 2 * stroke + 2), (colour, 2 * stroke)):
+            for start, end in ends:
+                if start is not None and end is not None:
+                    draw.line((*start, *end), fill=ink, width=width)
+        for spot in places:
+            if spot is not None:
+                (x, y), white = spot, (255, 255, 255)
+                disc = (x - radius, y - radius, x + radius, y + radius)
+                draw.ellipse(disc, fill=white, outline=(0, 0, 0))
 
 
 def _tag(place: int, labels: Tensor | None, scores: Tensor | None, categories: Sequence[Category]) -> str:

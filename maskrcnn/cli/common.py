@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -55,23 +55,38 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
 def add_data_flags(parser: argparse.ArgumentParser, prefix: str = "", what: str = "pictures") -> None:
     """``--images`` and ``--annotations``, after ``prefix``."""
     parser.add_argument(f"--{prefix}images", metavar="DIR", help=f"folder of the {what}")
+    parser.add_argument(f"--{prefix}annotations", metavar="FILE", help=f"COCO file (JSON) of the {what}")
+
+
+def add_sigmas_flag(parser: argparse.ArgumentParser) -> None:
+    """``--keypoint-sigmas``."""
     parser.add_argument(
-        f"--{prefix}annotations", metavar="FILE", help=f"COCO instances file (JSON) of the {what}"
+        "--keypoint-sigmas",
+        metavar="X",
+        type=float,
+        nargs="+",
+        help="how precisely each keypoint can be placed, for its AP; COCO's 17 are known",
     )
 
 
 def read_dataset(
-    images: str | None, annotations: str | None, prefix: str = "", masks: bool = True
+    images: str | None, annotations: str | None, prefix: str = "", targets: Sequence[str] = ("masks",)
 ) -> DetectionDataset | None:
-    """The data set that two flags name, or None if neither is given; without ``masks`` it may lack them."""
+    """The data set that two flags name, or None if neither is given.
+
+    ``targets`` are those that its annotations must have beside boxes: of ``"masks"``, ``"keypoints"``.
+    """
     from maskrcnn.data import CocoDataset
 
     if (images is None) != (annotations is None):
         given, missing = ("images", "annotations") if annotations is None else ("annotations", "images")
         raise UsageError(f"--{prefix}{given} was given without --{prefix}{missing}")
     if images is None or annotations is None:
+        if "keypoints" in targets and not prefix:
+            raise UsageError("--images, --annotations: a model with keypoints needs them; shapes have none")
         return None
-    return CocoDataset(images, annotations, masks=masks, check_files=True)
+    wanted = {name: name in targets for name in ("masks", "keypoints")}
+    return CocoDataset(images, annotations, **wanted, check_files=True)
 
 
 def read_device(name: str | None) -> torch.device:

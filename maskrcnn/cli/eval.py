@@ -10,6 +10,7 @@ from maskrcnn.cli.common import (
     add_data_flags,
     add_device_flags,
     add_parser,
+    add_sigmas_flag,
     bad_input,
     check_at_least,
     read_dataset,
@@ -18,8 +19,8 @@ from maskrcnn.cli.common import (
 from maskrcnn.cli.models import CHECKPOINT, add_checkpoint_flags, category_ids, load
 
 DESCRIPTION = f"""\
-Run a trained model over a data set and print COCO's figures for boxes and masks: average precision (AP, AP50,
-AP75; small, medium and large objects) and average recall. -1 means that there are no such objects.
+Run a trained model over a data set and print COCO's figures for boxes, masks and keypoints: average precision
+(AP, AP50, AP75; small, medium and large objects) and average recall. -1 means that there are no such objects.
 
 {CHECKPOINT}
 Without --images and --annotations the built-in shapes that `maskrcnn train` validates on are used.
@@ -50,6 +51,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         default=(1, 10, 100),
         help="limits on detections per picture; AP uses the last",
     )
+    add_sigmas_flag(parser)
     parser.add_argument("--categories", action="store_true", help="print each category's AP too")
     add_device_flags(parser)
 
@@ -57,7 +59,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print, write."""
     from maskrcnn.data.shapes import ShapesDataset
-    from maskrcnn.evaluation import check_limits, evaluate
+    from maskrcnn.evaluation import check_limits, check_sigmas, evaluate
 
     with bad_input("--max-detections: "):
         check_limits(arguments.max_detections)
@@ -65,8 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_at_least(0, "--num-workers", arguments.num_workers)
     device = read_device(arguments.device)
     model, categories = load(arguments.checkpoint, arguments.model)
-    masks = model.roi_heads.has_mask()
-    dataset = read_dataset(arguments.images, arguments.annotations, masks=masks) or ShapesDataset(100, seed=1)
+    if model.num_keypoints is not None:
+        with bad_input("--keypoint-sigmas: "):
+            check_sigmas(arguments.keypoint_sigmas, model.num_keypoints)
+    targets = model.roi_heads.target_keys
+    dataset = read_dataset(arguments.images, arguments.annotations, targets=targets)
+    dataset = dataset or ShapesDataset(100, seed=1)
     ids = category_ids(categories, dataset.categories, arguments.checkpoint)
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -78,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_workers=arguments.num_workers,
         max_detections=arguments.max_detections,
         category_ids=ids,
+        keypoint_sigmas=arguments.keypoint_sigmas,
         progress=not arguments.quiet,
     )
     print(evaluation.table())

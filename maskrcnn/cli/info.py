@@ -63,7 +63,7 @@ def _print_operators() -> None:
 def _print_models() -> None:
     import torch
 
-    print("\nmodels (91 classes)")
+    print("\nmodels (with their default classes)")
     try:
         from maskrcnn.models.builders import BUILDERS, build_model
     except ImportError as error:

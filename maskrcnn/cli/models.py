@@ -29,6 +29,12 @@ _NAMES = (
     "keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, , book, clock, vase, scissors, "
     "teddy bear, hair drier, toothbrush"
 )
+# The keypoints of COCO's persons, and the limbs between them, counted from 1.
+_PARTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+COCO_KEYPOINTS = ("nose", *(f"{side}_{part}" for part in _PARTS for side in ("left", "right")))
+_LEGS = ((16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13))
+_ARMS = ((6, 7), (6, 8), (7, 9), (8, 10), (9, 11))
+_HEAD = ((2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7))
 COCO_NAMES = [name.strip() for name in _NAMES.split(",")]  # "": no category has this id
 
 
@@ -83,14 +89,17 @@ def _load_bare(path: Path, name: str) -> tuple[FasterRCNN, Sequence[Category]]:
         raise UsageError(
             f"{path}: not the weights of a detector of this package (no roi_heads.box_predictor)"
         )
+    keypoints = keypoint_options(state)
     with bad_input("--model: "):
-        model = build_model(name, num_classes=len(score), **norm_options(state))
+        model = build_model(name, num_classes=len(score), **norm_options(state), **keypoints)
     load_weights(model, path)
+    model.eval()
+    if len(score) == 2 and keypoints.get("num_keypoints") == len(COCO_KEYPOINTS):
+        return model, [Category(1, COCO_NAMES[0], COCO_KEYPOINTS, _LEGS + _ARMS + _HEAD)]
     names = COCO_NAMES
     if len(score) != len(names) + 1:
         names = [f"class {number}" for number in range(1, len(score))]
     listed = [Category(number, text or f"unused {number}") for number, text in enumerate(names, start=1)]
-    model.eval()
     return model, listed
 
 
@@ -105,6 +114,12 @@ def norm_options(state: Mapping[str, Any]) -> dict[str, Any]:
     if "backbone.body.bn1.running_mean" in state:
         return {"norm": "frozen", "norm_eps": 0.0}
     return {"norm": "group"}
+
+
+def keypoint_options(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of keypoints that a bare detector's weights were trained with, as options of a builder."""
+    maps = state.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
+    return {} if maps is None else {"num_keypoints": len(maps)}
 
 
 def category_ids(categories: Sequence[Category], wanted: Sequence[Category], checkpoint: str) -> list[int]:

@@ -10,7 +10,7 @@ from maskrcnn.cli.models import CHECKPOINT, add_checkpoint_flags, load
 
 DESCRIPTION = f"""\
 Find objects in pictures and in all pictures of folders. Each picture gets an overlay with masks, boxes,
-labels and scores; one COCO JSON file lists everything that was found, with masks as RLE.
+keypoints, labels and scores; one COCO JSON file lists everything that was found, with masks as RLE.
 
 {CHECKPOINT}
   maskrcnn predict run photo.jpg

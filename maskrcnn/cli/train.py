@@ -13,6 +13,8 @@ from maskrcnn.cli.common import (
     add_data_flags,
     add_device_flags,
     add_parser,
+    add_sigmas_flag,
+    bad_input,
     read_dataset,
     read_device,
 )
@@ -34,6 +36,7 @@ command run again goes on from the newest checkpoint in OUTPUT, with the same re
   maskrcnn train --images train --annotations instances_train.json \\
       --val-images val --val-annotations instances_val.json --output run --steps 2000 --milestones 1400 1800
   maskrcnn train --model maskrcnn_resnet50_fpn --weights coco.pth --images ... --annotations ... --output run
+  maskrcnn train --model keypointrcnn_tiny --images ... --annotations person_keypoints_train.json --output run
   torchrun --nproc-per-node 8 -m maskrcnn train ...               eight GPUs; --batch-size counts all of them
 
 Files written: OUTPUT/step_... (checkpoints, for `maskrcnn eval`, `predict` and `info`), OUTPUT/metrics.jsonl.
@@ -54,6 +57,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     again.add_argument(
         "--fresh", action="store_true", help="start anew; an error if OUTPUT holds checkpoints"
     )
+    add_sigmas_flag(parser)
     add_device_flags(parser)
     _add_model_flags(parser)
     add_flags(parser, TrainingConfig, "recipe")
@@ -97,21 +101,26 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, and print the last evaluation."""
     from maskrcnn.data.shapes import ShapesDataset
     from maskrcnn.distributed import rank
+    from maskrcnn.evaluation import check_sigmas
     from maskrcnn.output_folder import list_checkpoints
     from maskrcnn.training import train
 
     config = from_flags(TrainingConfig, arguments)
     device = read_device(arguments.device)
-    masks = not arguments.model.startswith("fasterrcnn_")
-    dataset = read_dataset(arguments.images, arguments.annotations, masks=masks)
-    validation = read_dataset(arguments.val_images, arguments.val_annotations, "val-", masks=masks)
+    targets = _targets(arguments.model)
+    dataset = read_dataset(arguments.images, arguments.annotations, targets=targets)
+    validation = read_dataset(arguments.val_images, arguments.val_annotations, "val-", targets=targets)
     if dataset is None:
         if validation is not None:
             raise UsageError("--val-images was given without --images and --annotations")
         dataset, validation = ShapesDataset(1000, seed=0), ShapesDataset(100, seed=1)
     if validation is not None and list(validation.categories) != list(dataset.categories):
         raise UsageError("--val-annotations: its categories are not those of --annotations")
-    model, description = build(arguments, dataset.num_classes)
+    num_keypoints = getattr(dataset, "num_keypoints", None)
+    if num_keypoints is not None and validation is not None:
+        with bad_input("--keypoint-sigmas: "):
+            check_sigmas(arguments.keypoint_sigmas, num_keypoints)
+    model, description = build(arguments, dataset.num_classes, num_keypoints)
 
     if arguments.resume and not list_checkpoints(arguments.output):
         raise UsageError(f"--resume: {arguments.output} holds no checkpoint")
@@ -124,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
             config,
             arguments.output,
             description=description,
-            validation=None if validation is None else _validation(validation, last, not arguments.quiet),
+            validation=None if validation is None else _validation(validation, last, arguments),
             resume=not arguments.fresh,
             device=device,
             progress=not arguments.quiet,
@@ -147,13 +156,27 @@ def _recipe_errors() -> Iterator[None]:
         raise UsageError(name_flags(TrainingConfig, str(error))) from error
 
 
-def build(arguments: argparse.Namespace, num_classes: int) -> tuple[nn.Module, ModelDescription]:
+def _targets(name: str) -> list[str]:
+    """What a builder's model trains on beside boxes; it is built without memory to find out."""
+    import torch
+
+    from maskrcnn.models.builders import build_model
+
+    with bad_input(f"--model {name}: "), torch.device("meta"):
+        return build_model(name).roi_heads.target_keys
+
+
+def build(
+    arguments: argparse.Namespace, num_classes: int, num_keypoints: int | None = None
+) -> tuple[nn.Module, ModelDescription]:
     """The model that the flags describe, with starting weights, and the description kept in checkpoints."""
     import torch
 
     from maskrcnn.cli.weights import build_with_weights
 
     options: dict[str, Any] = {"num_classes": num_classes}
+    if num_keypoints is not None:
+        options["num_keypoints"] = num_keypoints
     for name in ("max_size", "anchor_sizes"):
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)
@@ -176,12 +199,13 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _validation(
-    dataset: DetectionDataset, last: list[Evaluation], progress: bool
+    dataset: DetectionDataset, last: list[Evaluation], arguments: argparse.Namespace
 ) -> Callable[[nn.Module], Mapping[str, float]]:
     from maskrcnn.evaluation import evaluate
 
     def validate(model: nn.Module) -> Mapping[str, float]:
-        last.append(evaluate(model, dataset, progress=progress))
+        sigmas, progress = arguments.keypoint_sigmas, not arguments.quiet
+        last.append(evaluate(model, dataset, keypoint_sigmas=sigmas, progress=progress))
         return last[-1].metrics()
 
     return validate

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
     from maskrcnn.checkpoint import Metadata, ModelDescription
 
-# What depends on the number of classes, and starts anew where that differs.
-PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+# What depends on the number of classes or keypoints, and starts anew where that differs.
+PREDICTORS = (
+    "roi_heads.box_predictor.",
+    "roi_heads.mask_predictor.mask_fcn_logits.",
+    "roi_heads.keypoint_predictor.",
+)
 # Parts of a pretrained ResNet with frozen norms to go on training: torchvision's default.
 TRAINED_LAYERS = 3
 
@@ -97,4 +101,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     }
     apply_weights(model, {**state, **fresh}, source)
     if fresh:
-        print(f"{source}: another number of classes; {', '.join(fresh)} start anew", file=sys.stderr)
+        print(
+            f"{source}: another number of classes or keypoints; {', '.join(fresh)} start anew",
+            file=sys.stderr,
+        )

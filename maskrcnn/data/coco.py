@@ -1,4 +1,4 @@
-"""Data sets in COCO's instances format."""
+"""Data sets in COCO's instances and person-keypoints formats."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from maskrcnn.encoded_masks import EncodedMasks
 
 from .coco_file import CocoFile, read_coco_file
+from .coco_keypoints import mirror_order
 from .coco_segmentations import POLYGONS, STRING
 from .dataset import Category, DataError, Target
 from .images import read_image
@@ -25,9 +26,9 @@ class CocoDataset:
     """Images of a folder and their objects from a COCO instances file.
 
     The file is checked completely when it is read; of every annotation ``id``, ``image_id``, ``category_id``,
-    ``bbox``, ``area`` and, unless ``masks=False``, ``segmentation`` (polygons, or RLE with counts as list or
-    string) are required, ``iscrowd`` counts as 0 where it is missing. It is held in packed arrays that forked
-    workers share.
+    ``bbox``, ``area``, unless ``masks=False`` ``segmentation`` (polygons, or RLE with counts as list or
+    string), and with ``keypoints=True`` ``keypoints`` (x, y, visibility of each) are required; ``iscrowd``
+    counts as 0 where it is missing. It is held in packed arrays that forked workers share.
 
     Training targets are the annotations of an image that are no crowd regions, with boxes clipped to the
     image. Boxes without area (also after clipping) are left out of them, with one warning that counts them.
@@ -37,6 +38,9 @@ class CocoDataset:
         images_dir: folder that the ``file_name`` entries are relative to.
         annotation_file: the JSON file.
         masks: with False segmentations are not read and targets have no ``masks``.
+        keypoints: with True targets have ``keypoints``, in the file's coordinates, and categories their names
+            and skeletons. Mirroring exchanges the keypoints named left_... and right_...; a warning tells of
+            names that leave that open.
         check_files: look for every image file at once instead of when it is first opened.
 
     Raises:
@@ -52,10 +56,11 @@ class CocoDataset:
         annotation_file: str | os.PathLike[str],
         *,
         masks: bool = True,
+        keypoints: bool = False,
         check_files: bool = False,
     ) -> None:
         self.images_dir = Path(images_dir)
-        self._file = read_coco_file(Path(annotation_file), segmentations=masks)
+        self._file = read_coco_file(Path(annotation_file), segmentations=masks, keypoints=keypoints)
         self._segmentations = self._file.segmentations
         # Annotations of image i are order[starts[i]:starts[i + 1]], in the order of the file.
         number = len(self._file.image_ids)
@@ -71,6 +76,8 @@ class CocoDataset:
                 f"image (the first is annotation {first}); they are left out of training targets",
                 stacklevel=2,
             )
+        source = str(annotation_file)
+        self._mirrors = [mirror_order(c.keypoints, source) for c in self.categories] if keypoints else []
         if check_files:
             self._check_files()
 
@@ -81,6 +88,11 @@ class CocoDataset:
     @property
     def num_classes(self) -> int:
         return len(self._file.categories) + 1
+
+    @property
+    def num_keypoints(self) -> int | None:
+        """K of the targets' ``keypoints``; None if they were not read."""
+        return None if self._file.keypoints is None else self._file.keypoints.shape[1]
 
     @cached_property
     def image_ids(self) -> list[int]:
@@ -130,13 +142,18 @@ class CocoDataset:
         if self._segmentations is not None:
             size = self.image_sizes[index]
             target["masks"] = EncodedMasks.of([self._encoding(a, size) for a in annotations], size)
+        if self._file.keypoints is not None:
+            target["keypoints"] = torch.from_numpy(self._file.keypoints[annotations])
+            mirrors = np.array(self._mirrors)[self._file.category_index[annotations]]
+            target["keypoint_mirror"] = torch.from_numpy(mirrors)
         return target
 
     def ground_truth(self) -> dict[str, Any]:
-        """The file's content as box and mask evaluation needs it, crowd regions included.
+        """The file's content as evaluation needs it, crowd regions included.
 
         Images have ``id``, ``file_name``, ``height``, ``width``; annotations ``id``, ``image_id``,
-        ``category_id``, ``bbox``, ``area``, ``iscrowd`` and (with masks) ``segmentation``.
+        ``category_id``, ``bbox``, ``area``, ``iscrowd``, (with masks) ``segmentation`` and (with keypoints)
+        ``keypoints`` and ``num_keypoints``, those with a visibility above 0.
         """
         file = self._file
         images = [
@@ -167,7 +184,12 @@ class CocoDataset:
         if self._segmentations is not None:
             for i, (annotation, image) in enumerate(zip(annotations, file.image_index.tolist(), strict=True)):
                 annotation["segmentation"] = self._segmentations.to_coco(i, self.image_sizes[image])
-        categories = [{"id": category.id, "name": category.name} for category in file.categories]
+        if file.keypoints is not None:
+            labelled = (file.keypoints[..., 2] > 0).sum(1).tolist()
+            for annotation, keypoints, number in zip(annotations, file.keypoints, labelled, strict=True):
+                annotation["keypoints"] = keypoints.flatten().tolist()
+                annotation["num_keypoints"] = number
+        categories = [category.to_coco() for category in file.categories]
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
     def _checked(self, index: int) -> int:

@@ -1,4 +1,4 @@
-"""Reads a COCO instances file into packed arrays, and checks all of it.
+"""Reads a COCO instances or person-keypoints file into packed arrays, and checks all of it.
 
 Each annotation is packed as soon as it is parsed (`json_stream.py`), what can be checked on its own is
 checked there; references between annotations, images and categories are checked afterwards on whole arrays.
@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from .coco_keypoints import KeypointReader, category_keypoints
 from .coco_segmentations import SegmentationReader, Segmentations, brief, extend, floats, ints, is_id
 from .dataset import Category, DataError
 from .json_stream import parse_object
+from .rle import Problem
 
 _OF_CATEGORY = itemgetter("id", "name")
 _OF_IMAGE = itemgetter("id", "file_name", "height", "width")
@@ -44,20 +46,22 @@ class CocoFile:
     area: np.ndarray  # float64 [A]
     boxes: np.ndarray  # float64 [A, 4], (x, y, width, height)
     segmentations: Segmentations | None  # None if they were not read
+    keypoints: np.ndarray | None  # float32 [A, K, 3], (x, y, visibility); None if they were not read
 
 
-def read_coco_file(path: Path, segmentations: bool = True) -> CocoFile:
+def read_coco_file(path: Path, segmentations: bool = True, keypoints: bool = False) -> CocoFile:
     """Read and check a COCO instances file.
 
     Args:
         path: the JSON file.
         segmentations: read the masks; False ignores them.
+        keypoints: read the keypoints, whose number all categories must share; False ignores them.
 
     Raises:
         FileNotFoundError: there is no such file.
         DataError: naming the file, the annotation, image or category, and what is wrong with it.
     """
-    reader = _Reader(path, segmentations)
+    reader = _Reader(path, segmentations, keypoints)
     handlers = {
         "images": reader.add_image,
         "annotations": reader.add_annotation,
@@ -95,9 +99,10 @@ def read_coco_file(path: Path, segmentations: bool = True) -> CocoFile:
 class _Reader:
     """Takes the parsed entries one by one; ``finish`` checks how they hang together."""
 
-    def __init__(self, path: Path, segmentations: bool) -> None:
+    def __init__(self, path: Path, segmentations: bool, keypoints: bool) -> None:
         self.path = path
         self.segmentations = SegmentationReader() if segmentations else None
+        self.keypoints = KeypointReader() if keypoints else None
         self.categories: list[Category] = []
         self.image_ids = array("q")
         self.image_sizes = array("q")
@@ -118,7 +123,13 @@ class _Reader:
         number, name = self.values(entry, _OF_CATEGORY, "category", position)
         if not is_id(number) or not isinstance(name, str):
             self.fail(f"category {number!r}: expected an integer id and a name, got {number!r} and {name!r}")
-        self.categories.append(Category(number, name))
+        if self.keypoints is None:
+            self.categories.append(Category(number, name))
+            return
+        try:
+            self.categories.append(Category(number, name, *category_keypoints(entry)))
+        except ValueError as wrong:
+            self.fail(f"category {number}: {wrong}")
 
     def add_image(self, entry: Any, position: int) -> None:
         number, name, height, width = self.values(entry, _OF_IMAGE, "image", position)
@@ -155,11 +166,13 @@ class _Reader:
             self.fail(f"annotation {number}: expected area to be a finite number, got {brief(area)}")
         if not isinstance(box, list) or len(box) != 4 or not extend(self.boxes, box):
             self.fail(f"annotation {number}: expected bbox to be 4 finite numbers, got {brief(box)}")
-        if self.segmentations is not None:
-            try:
+        try:
+            if self.segmentations is not None:
                 self.segmentations.add(entry.get("segmentation"))
-            except ValueError as wrong:
-                self.fail(f"annotation {number}: {wrong}")
+            if self.keypoints is not None:
+                self.keypoints.add(entry.get("keypoints"), bool(crowd))
+        except ValueError as wrong:
+            self.fail(f"annotation {number}: {wrong}")
 
     def values(self, entry: Any, get: Callable[[Any], tuple[Any, ...]], what: str, position: int) -> Any:
         """The values of the required keys."""
@@ -190,11 +203,14 @@ class _Reader:
         boxes, area = floats(self.boxes).reshape(-1, 4), floats(self.area)
         self.check_annotations(~np.isfinite(boxes).all(1), "expected bbox to be 4 finite numbers, got", boxes)
         self.check_annotations(~np.isfinite(area), "expected area to be a finite number, got", area)
-        segmentations = None
+        crowd = np.array(self.crowd, dtype=np.bool_)
+        segmentations = keypoints = None
         if self.segmentations is not None:
             segmentations, problem = self.segmentations.finish(image_sizes[image_index])
-            if problem is not None:
-                self.fail(f"annotation {annotation_ids[problem[0]]}: {problem[1]}")
+            self.check_problem(problem)
+        if self.keypoints is not None:
+            keypoints, problem = self.keypoints.finish(self.number_of_keypoints(categories), crowd)
+            self.check_problem(problem)
         return CocoFile(
             path=self.path,
             categories=categories,
@@ -204,11 +220,27 @@ class _Reader:
             annotation_ids=annotation_ids,
             image_index=image_index,
             category_index=category_index,
-            crowd=np.array(self.crowd, dtype=np.bool_),
+            crowd=crowd,
             area=area,
             boxes=boxes,
             segmentations=segmentations,
+            keypoints=keypoints,
         )
+
+    def number_of_keypoints(self, categories: list[Category]) -> int:
+        """K, which a model's heat maps have for all categories alike."""
+        first, number = categories[0], len(categories[0].keypoints)
+        for category in categories:
+            if len(category.keypoints) != number:
+                self.fail(
+                    f"category {category.id}: expected {number} keypoints, the number of category {first.id}, "
+                    f"got {len(category.keypoints)}"
+                )
+        return number
+
+    def check_problem(self, problem: Problem | None) -> None:
+        if problem is not None:
+            self.fail(f"annotation {self.annotation_ids[problem[0]]}: {problem[1]}")
 
     def check_unique(self, what: str, ids: np.ndarray) -> None:
         ordered = np.sort(ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,9 @@ from torch import Tensor
 Target = dict[str, Any]
 """One image's objects: ``boxes`` float32 [L, 4] (xyxy, pixel edges), ``labels`` int64 [L] (1..K-1; 0 is the
 background), ``masks`` :class:`~maskrcnn.encoded_masks.EncodedMasks` (or bitmaps, uint8 [L, H, W] of zeros and
-ones), ``image_id`` int."""
+ones), ``keypoints`` float32 [L, K, 3] (x, y, visibility: 0 not annotated, 1 hidden, 2 visible) with
+``keypoint_mirror`` int64 [L, K] (the keypoint that takes each one's place in a mirrored image), ``image_id``
+int."""
 
 
 class DataError(ValueError):
@@ -20,10 +22,31 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Category:
-    """A class of objects: its id in COCO files and its name."""
+    """A class of objects: its id in COCO files and its name.
+
+    Attributes:
+        keypoints: names of its keypoints, where it has any.
+        skeleton: the pairs of keypoints that a limb joins, counted from 1 as in COCO files.
+    """
 
     id: int
     name: str
+    keypoints: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+
+    def to_coco(self) -> dict[str, Any]:
+        """The entry of a COCO file."""
+        entry: dict[str, Any] = {"id": self.id, "name": self.name}
+        if self.keypoints:
+            entry |= {"keypoints": list(self.keypoints), "skeleton": [list(limb) for limb in self.skeleton]}
+        return entry
+
+    @classmethod
+    def from_coco(cls, entry: Mapping[str, Any]) -> Category:
+        """The inverse of :meth:`to_coco`."""
+        keypoints = tuple(str(name) for name in entry.get("keypoints", ()))
+        skeleton = tuple((int(first), int(second)) for first, second in entry.get("skeleton", ()))
+        return cls(int(entry["id"]), str(entry["name"]), keypoints, skeleton)
 
 
 class DetectionDataset(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from maskrcnn.geometry import mirror_boxes
+from maskrcnn.geometry import mirror_boxes, mirror_keypoints
 
 from .dataset import Target
 
@@ -24,16 +24,22 @@ def random_generator(seed: int, purpose: int, first: int, second: int = 0) -> np
 
 
 def flip_horizontal(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Mirror an image [3, H, W] and its target's boxes and masks left to right.
+    """Mirror an image [3, H, W] and its target's boxes, masks and keypoints left to right.
 
-    The arguments are left as they are; entries other than
-    ``boxes`` and ``masks`` are passed on.
+    Keypoints also change places as the target's ``keypoint_mirror`` says: a mirrored left hand is a right
+    hand. The arguments are left as they are; other entries are passed on.
+
+    Raises:
+        ValueError: a target with ``keypoints`` lacks ``keypoint_mirror``.
     """
     return _mirror(image, target, -1)
 
 
 def flip_vertical(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Mirror an image [3, H, W] and its target top to bottom; otherwise as :func:`flip_horizontal`."""
+    """Mirror an image [3, H, W] and its target top to bottom; otherwise as :func:`flip_horizontal`.
+
+    Left and right change places here too: this mirror turns a left hand into a right hand like the other.
+    """
     return _mirror(image, target, -2)
 
 
@@ -41,6 +47,15 @@ def _mirror(image: Tensor, target: Target, dim: int) -> tuple[Tensor, Target]:
     flipped = {**target, "boxes": mirror_boxes(target["boxes"], image.shape[dim], dim)}
     if "masks" in target:
         flipped["masks"] = target["masks"].flip(dim)
+    if "keypoints" in target:
+        if "keypoint_mirror" not in target:
+            raise ValueError(
+                "target: expected a key 'keypoint_mirror' beside 'keypoints' (int64 [L, K], the keypoint that "
+                f"takes each one's place in a mirrored image), got {sorted(target)}"
+            )
+        order = target["keypoint_mirror"][..., None].expand_as(target["keypoints"])
+        mirrored = mirror_keypoints(target["keypoints"], image.shape[dim], dim)
+        flipped["keypoints"] = mirrored.gather(1, order)
     return image.flip(dim), flipped
 
 

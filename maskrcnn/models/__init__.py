@@ -2,11 +2,19 @@
 
 from maskrcnn.models.anchors import AnchorGenerator
 from maskrcnn.models.builders import BUILDERS, Preset, build_model, resnet_fpn_backbone
-from maskrcnn.models.detector import FasterRCNN, GeneralizedRCNN, MaskRCNN
+from maskrcnn.models.detector import (
+    FasterRCNN,
+    GeneralizedRCNN,
+    KeypointMaskRCNN,
+    KeypointRCNN,
+    MaskRCNN,
+)
 from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
 from maskrcnn.models.heads import (
     FastRCNNConvFCHead,
     FastRCNNPredictor,
+    KeypointRCNNHeads,
+    KeypointRCNNPredictor,
     MaskRCNNHeads,
     MaskRCNNPredictor,
     TwoMLPHead,
@@ -25,6 +33,10 @@ __all__ = [
     "FeaturePyramidNetwork",
     "FrozenBatchNorm2d",
     "GeneralizedRCNN",
+    "KeypointMaskRCNN",
+    "KeypointRCNN",
+    "KeypointRCNNHeads",
+    "KeypointRCNNPredictor",
     "MaskRCNN",
     "MaskRCNNHeads",
     "MaskRCNNPredictor",

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import maskrcnn_ops as ops
 from maskrcnn.models.anchors import DEFAULT_RATIOS, DEFAULT_SIZES, AnchorGenerator
-from maskrcnn.models.detector import FEATURE_MAPS, FasterRCNN, MaskRCNN
+from maskrcnn.models.detector import (
+    FEATURE_MAPS,
+    FasterRCNN,
+    KeypointMaskRCNN,
+    KeypointRCNN,
+    MaskRCNN,
+)
 from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
 from maskrcnn.models.heads import (
     FastRCNNConvFCHead,
     FastRCNNPredictor,
+    KeypointRCNNHeads,
+    KeypointRCNNPredictor,
     MaskRCNNHeads,
     MaskRCNNPredictor,
     TwoMLPHead,
@@ -62,13 +70,13 @@ class Preset(Generic[Detector]):
             downloaded.
         weights_backbone: the same for the ResNet alone (a classifier's ``fc`` is left out); unused beside
             ``weights``.
-        num_classes: K, the background included; must agree with ``weights``.
+        num_classes: K, the background included; must agree with ``weights``. By default 91, for keypoints 2.
         options: ``trainable_backbone_layers`` (0 to 5, counted from the last; 3 with pretrained weights, else
             5), ``norm`` of the ResNet (``"batch"``, ``"frozen"``, ``"group"``, ``"sync"``; batch norm without
             pretrained weights; with them ``pretrained_norm``), ``norm_eps`` (0 for frozen norm under
             ``weights``, as the published files expect; else 1e-5), ``anchor_sizes`` (pixels, one per pyramid
             level: a JSON value in place of ``rpn_anchor_generator``), and every keyword of
-            :class:`~maskrcnn.models.detector.FasterRCNN` or :class:`~maskrcnn.models.detector.MaskRCNN`.
+            :attr:`detector`, such as :class:`~maskrcnn.models.detector.MaskRCNN`.
 
     A call raises ``FileNotFoundError`` for a missing file or the name of published weights, and
     ``ValueError`` or ``RuntimeError`` for options or weights that do not fit.
@@ -79,6 +87,7 @@ class Preset(Generic[Detector]):
         fpn_norm: normalisation of the pyramid; None: none.
         pretrained_norm: normalisation of a ResNet that starts from weights.
         parts: gives the options of the detector that differ from its defaults.
+        num_classes: where the call names none.
     """
 
     detector: type[Detector]
@@ -86,18 +95,20 @@ class Preset(Generic[Detector]):
     fpn_norm: str | None = None
     pretrained_norm: str = "frozen"
     parts: Callable[[], dict[str, Any]] = dict
+    num_classes: int = 91
 
     def __call__(
         self,
         weights: Weights | None = None,
         weights_backbone: Weights | None = None,
-        num_classes: int = 91,
+        num_classes: int | None = None,
         *,
         trainable_backbone_layers: int | None = None,
         norm: str | None = None,
         norm_eps: float | None = None,
         **options: Any,
     ) -> Detector:
+        num_classes = self.num_classes if num_classes is None else num_classes
         state_dict = None if weights is None else upgrade_keys(read_weights(weights))
         if state_dict is not None:
             _check_classes(state_dict, num_classes)
@@ -150,47 +161,89 @@ fasterrcnn_resnet34_fpn = Preset(FasterRCNN, "resnet34")
 fasterrcnn_resnet50_fpn = Preset(FasterRCNN, "resnet50")
 fasterrcnn_resnet101_fpn = Preset(FasterRCNN, "resnet101")
 fasterrcnn_resnet50_fpn_v2 = Preset(FasterRCNN, "resnet50", "batch", "batch", _v2_parts)
+# A person and the background, as torchvision's builder has it.
+keypointrcnn_resnet50_fpn = Preset(KeypointRCNN, "resnet50", num_classes=2)
+keypointmaskrcnn_resnet50_fpn = Preset(KeypointMaskRCNN, "resnet50", num_classes=2)
 
 
-def maskrcnn_tiny(
-    num_classes: int = 91,
-    *,
-    min_size: int | Sequence[int] = 256,
-    max_size: int = 400,
-    norm: str = "batch",
-    **options: Any,
-) -> MaskRCNN:
-    """A Mask R-CNN that trains on a CPU: ResNet-18, 64 channels, small heads, anchors of 8 to 128 pixels.
+TINY_WIDTH = 64
 
-    Args:
-        num_classes: K, the background included.
-        min_size, max_size: of the resized images, pixels.
-        norm: normalisation of the ResNet.
-        options: ``anchor_sizes`` (see :class:`Preset`) and every other keyword of
-            :class:`~maskrcnn.models.detector.MaskRCNN`; they replace the ones set here.
-    """
-    width = 64
-    settings: dict[str, Any] = {
+
+def _tiny_parts(num_classes: int) -> dict[str, Any]:
+    """What the tiny detectors share: they train on a CPU."""
+    return {
+        "min_size": 256,
+        "max_size": 400,
         "rpn_anchor_generator": AnchorGenerator((8, 16, 32, 64, 128), (0.5, 1.0, 2.0)),
         "rpn_pre_nms_top_n_train": 1000,
         "rpn_pre_nms_top_n_test": 1000,
         "rpn_post_nms_top_n_train": 500,
         "rpn_post_nms_top_n_test": 500,
         "box_roi_pool": ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=7, sampling_ratio=2),
-        "box_head": TwoMLPHead(width * 7 * 7, 256),
+        "box_head": TwoMLPHead(TINY_WIDTH * 7 * 7, 256),
         "box_predictor": FastRCNNPredictor(256, num_classes),
         "box_batch_size_per_image": 128,
         "box_detections_per_img": 300,
         "mask_convention": "continuous",
-        "mask_head": MaskRCNNHeads(width, (width, width)),
-        "mask_predictor": MaskRCNNPredictor(width, width, num_classes),
     }
-    backbone = resnet_fpn_backbone("resnet18", width, norm)
-    return MaskRCNN(backbone, min_size=min_size, max_size=max_size, **(settings | _with_anchors(options)))
+
+
+def _tiny_mask_parts(num_classes: int) -> dict[str, Any]:
+    return {
+        "mask_head": MaskRCNNHeads(TINY_WIDTH, (TINY_WIDTH,) * 2),
+        "mask_predictor": MaskRCNNPredictor(TINY_WIDTH, TINY_WIDTH, num_classes),
+    }
+
+
+def _tiny_keypoint_parts(num_keypoints: int) -> dict[str, Any]:
+    return {
+        "keypoint_head": KeypointRCNNHeads(TINY_WIDTH, (TINY_WIDTH,) * 4),
+        "keypoint_predictor": KeypointRCNNPredictor(TINY_WIDTH, num_keypoints),
+    }
+
+
+def maskrcnn_tiny(num_classes: int = 91, *, norm: str = "batch", **options: Any) -> MaskRCNN:
+    """A Mask R-CNN that trains on a CPU: ResNet-18, 64 channels, small heads, anchors of 8 to 128 pixels.
+
+    Args:
+        num_classes: K, the background included.
+        norm: normalisation of the ResNet.
+        options: ``anchor_sizes`` (see :class:`Preset`) and every other keyword of
+            :class:`~maskrcnn.models.detector.MaskRCNN`; they replace the ones set here (``min_size`` 256 and
+            ``max_size`` 400 pixels among them).
+    """
+    parts = _tiny_parts(num_classes) | _tiny_mask_parts(num_classes) | _with_anchors(options)
+    return MaskRCNN(resnet_fpn_backbone("resnet18", TINY_WIDTH, norm), **parts)
+
+
+def keypointrcnn_tiny(
+    num_classes: int = 2, *, num_keypoints: int = 17, norm: str = "batch", **options: Any
+) -> KeypointRCNN:
+    """A Keypoint R-CNN of the size of :func:`maskrcnn_tiny`, with four convolutions in the keypoint head.
+
+    Args:
+        num_classes: K, the background included.
+        num_keypoints: of each object.
+        norm: normalisation of the ResNet.
+        options: as for :func:`maskrcnn_tiny`, of :class:`~maskrcnn.models.detector.KeypointRCNN`.
+    """
+    parts = _tiny_parts(num_classes) | _tiny_keypoint_parts(num_keypoints) | _with_anchors(options)
+    return KeypointRCNN(resnet_fpn_backbone("resnet18", TINY_WIDTH, norm), **parts)
+
+
+def keypointmaskrcnn_tiny(
+    num_classes: int = 2, *, num_keypoints: int = 17, norm: str = "batch", **options: Any
+) -> KeypointMaskRCNN:
+    """:func:`maskrcnn_tiny` and :func:`keypointrcnn_tiny` in one detector; arguments as for the latter."""
+    branches = _tiny_mask_parts(num_classes) | _tiny_keypoint_parts(num_keypoints)
+    parts = _tiny_parts(num_classes) | branches | _with_anchors(options)
+    return KeypointMaskRCNN(resnet_fpn_backbone("resnet18", TINY_WIDTH, norm), **parts)
 
 
 BUILDERS: dict[str, Callable[..., FasterRCNN]] = {
     "maskrcnn_tiny": maskrcnn_tiny,
+    "keypointrcnn_tiny": keypointrcnn_tiny,
+    "keypointmaskrcnn_tiny": keypointmaskrcnn_tiny,
     **{name: value for name, value in globals().items() if isinstance(value, Preset)},
 }
 

@@ -1,4 +1,4 @@
-"""The assembled detectors: Faster R-CNN (Ren et al., 2015) and Mask R-CNN (He et al., 2017)."""
+"""The assembled detectors: Faster R-CNN (Ren et al., 2015), Mask and Keypoint R-CNN (He et al., 2017)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import maskrcnn_ops as ops
 from maskrcnn.models.anchors import AnchorGenerator
 from maskrcnn.models.heads import (
     FastRCNNPredictor,
+    KeypointRCNNHeads,
+    KeypointRCNNPredictor,
     MaskRCNNHeads,
     MaskRCNNPredictor,
     TwoMLPHead,
@@ -31,6 +33,7 @@ from maskrcnn.models.transform import (
 from maskrcnn.models.weights import upgrade_keys
 
 FEATURE_MAPS = ("0", "1", "2", "3")
+KEYPOINT_MIN_SIZES = (640, 672, 704, 736, 768, 800)  # scales that keypoints are trained on, pixels
 
 
 class GeneralizedRCNN(nn.Module):
@@ -38,14 +41,17 @@ class GeneralizedRCNN(nn.Module):
 
     ``model(images, targets)`` in training returns a dictionary of losses (0-dim tensors):
     ``loss_objectness``, ``loss_rpn_box_reg``, ``loss_classifier``, ``loss_box_reg`` and, with masks,
-    ``loss_mask``. In evaluation ``model(images)`` returns one dictionary per image, in the pixels of that
-    image: ``boxes`` float32 ``[D, 4]``, ``labels`` int64 ``[D]``, ``scores`` float32 ``[D]`` descending, and
-    ``masks`` as :attr:`mask_format` says:
+    ``loss_mask``, with keypoints ``loss_keypoint``. In evaluation ``model(images)`` returns one dictionary per
+    image, in the pixels of that image: ``boxes`` float32 ``[D, 4]``, ``labels`` int64 ``[D]``, ``scores``
+    float32 ``[D]`` descending, and ``masks`` as :attr:`mask_format` says:
 
     - ``"full"``: float32 ``[D, 1, H, W]`` probabilities, zero outside the box;
     - ``"bool"``: bool ``[D, H, W]``, probability at least 0.5;
     - ``"roi"``: float32 ``[D, 1, M, M]`` probabilities relative to the box, never pasted;
     - ``"rle"``: a list of D COCO encodings of the ``"bool"`` masks, made without bitmaps.
+
+    With keypoints also ``keypoints`` float32 ``[D, K, 3]`` (x, y, 1) and ``keypoints_scores`` float32
+    ``[D, K]``, the logits at the heat maps' peaks.
 
     Images are ``[3, H, W]``, floats in [0, 1] or uint8, of any sizes. Targets are described at
     :data:`maskrcnn.models.images.Target`; an image without objects has tensors of zero rows.
@@ -99,6 +105,12 @@ class GeneralizedRCNN(nn.Module):
         score = getattr(self.roi_heads.box_predictor, "cls_score", None)
         return getattr(score, "out_features", None)
 
+    @property
+    def num_keypoints(self) -> int | None:
+        """K of the keypoint predictor; None without one, or where that has no ``kps_score_lowres``."""
+        scores = getattr(self.roi_heads.keypoint_predictor, "kps_score_lowres", None)
+        return getattr(scores, "out_channels", None)
+
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor] | list[Detection]:
@@ -110,7 +122,7 @@ class GeneralizedRCNN(nn.Module):
         """
         check_images(images, len(self.transform.image_mean))
         if self.training:
-            check_targets(targets, images, self.num_classes, self.roi_heads.has_mask())
+            check_targets(targets, images, self.num_classes, self.roi_heads.target_keys, self.num_keypoints)
         batch, batch_targets = self.transform(images, targets if self.training else None)
         features = self.backbone(batch.tensors)
         if isinstance(features, Tensor):
@@ -265,6 +277,47 @@ class MaskRCNN(FasterRCNN):
         self.roi_heads.mask_roi_pool = mask_roi_pool
         self.roi_heads.mask_head = mask_head or MaskRCNNHeads(channels, (256, 256, 256, 256))
         self.roi_heads.mask_predictor = mask_predictor or MaskRCNNPredictor(256, 256, num_classes or 0)
+
+
+class KeypointRCNN(FasterRCNN):
+    """Keypoint R-CNN: Faster R-CNN and a keypoint branch; the options and their defaults are torchvision's.
+
+    Args:
+        backbone, num_classes, min_size: see :class:`FasterRCNN`.
+        keypoint_roi_pool: module ``(features, boxes, image_sizes) -> [R, C, M/4, M/4]``.
+        keypoint_head: by default eight 3x3 convolutions of 512 channels.
+        keypoint_predictor: ``-> [R, K, M, M]``; ``num_keypoints`` must then be None.
+        num_keypoints: K; 17, those of a COCO person, where neither is given.
+        options: every other option of :class:`FasterRCNN`, by name.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int | None = None,
+        min_size: int | Sequence[int] = KEYPOINT_MIN_SIZES,
+        *,
+        keypoint_roi_pool: nn.Module | None = None,
+        keypoint_head: nn.Module | None = None,
+        keypoint_predictor: nn.Module | None = None,
+        num_keypoints: int | None = None,
+        **options: Any,
+    ) -> None:
+        if num_keypoints is not None and keypoint_predictor is not None:
+            raise ValueError("KeypointRCNN: expected either num_keypoints or keypoint_predictor, got both")
+        channels = _out_channels(backbone)
+        super().__init__(backbone, num_classes, min_size=min_size, **options)
+        if keypoint_roi_pool is None:
+            keypoint_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=14, sampling_ratio=2)
+        self.roi_heads.keypoint_roi_pool = keypoint_roi_pool
+        self.roi_heads.keypoint_head = keypoint_head or KeypointRCNNHeads(channels, (512,) * 8)
+        if keypoint_predictor is None:
+            keypoint_predictor = KeypointRCNNPredictor(512, 17 if num_keypoints is None else num_keypoints)
+        self.roi_heads.keypoint_predictor = keypoint_predictor
+
+
+class KeypointMaskRCNN(MaskRCNN, KeypointRCNN):
+    """Both branches in one detector: takes the options of :class:`MaskRCNN` and :class:`KeypointRCNN`."""
 
 
 def _out_channels(backbone: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Box and mask heads with their predictors."""
+"""Box, mask and keypoint heads with their predictors."""
 
 from __future__ import annotations
 
@@ -147,3 +147,43 @@ class MaskRCNNPredictor(nn.Sequential):
         logits = torch.bmm(weight, x.flatten(2)).unflatten(2, x.shape[2:])
         bias = self.mask_fcn_logits.bias
         return logits if bias is None else logits + bias[labels][:, None, None, None]
+
+
+class KeypointRCNNHeads(nn.Sequential):
+    """3x3 convolutions with ReLU at constant size; one flat sequence, as torchvision's names have it.
+
+    Args:
+        in_channels: channels of the pooled features.
+        layers: channels of each convolution.
+    """
+
+    def __init__(self, in_channels: int, layers: Sequence[int]) -> None:
+        inputs = (in_channels, *layers[:-1])
+        blocks = (_conv_block(i, o, None) for i, o in zip(inputs, layers, strict=True))
+        super().__init__(*(layer for block in blocks for layer in block))
+
+
+class KeypointRCNNPredictor(nn.Module):
+    """Doubles the side by a 4x4 transposed convolution and again bilinearly: one map of logits per keypoint.
+
+    Args:
+        in_channels: channels of the keypoint head's output.
+        num_keypoints: K, at least 1.
+
+    Raises:
+        ValueError: another ``num_keypoints``.
+    """
+
+    def __init__(self, in_channels: int, num_keypoints: int) -> None:
+        super().__init__()
+        if num_keypoints < 1:
+            raise ValueError(f"num_keypoints: expected at least 1, got {num_keypoints}")
+        self.kps_score_lowres = nn.ConvTranspose2d(in_channels, num_keypoints, 4, stride=2, padding=1)
+        nn.init.kaiming_normal_(self.kps_score_lowres.weight, mode="fan_out", nonlinearity="relu")
+        assert self.kps_score_lowres.bias is not None
+        nn.init.zeros_(self.kps_score_lowres.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[R, C, M/4, M/4]`` to logits ``[R, K, M, M]``."""
+        x = self.kps_score_lowres(x)
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

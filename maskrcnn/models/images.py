@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 # Per image: boxes float32 [L, 4] (xyxy, pixels), labels int64 [L] (1..K-1), masks uint8 or bool [L, H, W], or
-# EncodedMasks; other keys are ignored.
+# EncodedMasks, keypoints float32 [L, K, 3] (x, y, visibility: 0 for a keypoint that is not annotated); other keys are
+# ignored.
 Target: TypeAlias = dict[str, Any]
 
-# Per image: boxes float32 [D, 4], labels int64 [D], scores float32 [D], and masks where the model makes them: a tensor,
-# or COCO encodings.
+# Per image: boxes float32 [D, 4], labels int64 [D], scores float32 [D]; where the model makes them masks (a tensor,
+# or COCO encodings), keypoints float32 [D, K, 3] (x, y, 1) and keypoints_scores [D, K].
 Detection: TypeAlias = dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""The five losses of Mask R-CNN, each a sum over a count.
+"""The losses of Mask R-CNN, each a sum over a count.
 
 The count goes through :func:`normalizer`: in distributed training it becomes its mean over the processes, so
 that gradients averaged over processes equal those of one process on the joint batch.
@@ -12,21 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMOOTH_L1_BETA = 1 / 9
+IGNORED = -100  # class of a keypoint without a cell
 
 
-def normalizer(count: int, device: torch.device | str = "cpu") -> Tensor | float:
+def normalizer(count: int | Tensor, device: torch.device | str = "cpu") -> Tensor | float:
     """What a summed loss is divided by: ``count``, or its mean over the processes of an initialised group.
 
     Every process must call it equally often in the same order. A count that is zero everywhere divides by
     one.
 
     Args:
-        count: elements that this process sums over.
+        count: elements that this process sums over; a tensor (int64, 0-dim) is not read back.
         device: where the mean is taken; the default group's backend must serve it.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        return float(max(count, 1))
-    total = torch.tensor(float(count), device=device)
+        return count.clamp(min=1) if isinstance(count, Tensor) else float(max(count, 1))
+    total = torch.as_tensor(count, device=device).to(torch.float32, copy=True)
     dist.all_reduce(total)
     return total.clamp(min=1) / dist.get_world_size()
 
@@ -53,3 +54,18 @@ def mask_loss(logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
     """Binary cross-entropy per pixel of ``logits`` and ``targets`` ``[P, M, M]``, each of one class."""
     pixels = logits.shape[-2] * logits.shape[-1]
     return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum") / (count * pixels)
+
+
+def keypoint_loss(logits: Tensor, targets: Tensor, valid: Tensor, count: Tensor | float) -> Tensor:
+    """Softmax cross-entropy over the cells of each heat map, of which one is the keypoint's.
+
+    Args:
+        logits: ``[P, K, M, M]``.
+        targets: int64 ``[P, K]``, the cell ``row * M + column``.
+        valid: bool ``[P, K]``, the keypoints that count; without any the loss is a zero with gradients.
+        count: keypoints that count.
+    """
+    # Left out by the index, not by a selection, whose size would have to be read back.
+    cells = torch.where(valid, targets, IGNORED).flatten()
+    maps = logits.float().flatten(2).flatten(0, 1)
+    return F.cross_entropy(maps, cells, ignore_index=IGNORED, reduction="sum") / count

@@ -1,17 +1,61 @@
-"""Masks of regions: the targets of training, the selected logits."""
+"""The mask branch: targets, logits of the selected classes, loss and detections."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 import maskrcnn_ops as ops
 from maskrcnn.encoded_masks import EncodedMasks
+from maskrcnn.models import losses
 from maskrcnn.models.heads import MaskRCNNPredictor
+from maskrcnn.models.images import Detection, Target
 
 MASK_CONVENTIONS = ("integer", "continuous")
 """Where an M x M mask lies in its box. ``"integer"`` is torchvision's: targets are sampled half a pixel off and
 masks pasted into the whole pixels that a box touches. ``"continuous"``: both where box and pixels are."""
+
+
+@dataclass(frozen=True)
+class MaskBranch:
+    """What :class:`~maskrcnn.models.roi_heads.RoIHeads` does with the mask head's output.
+
+    Args:
+        convention: one of :data:`MASK_CONVENTIONS`.
+
+    Raises:
+        ValueError: another ``convention``.
+    """
+
+    convention: str
+    name: ClassVar[str] = "mask"
+    target: ClassVar[str] = "masks"
+
+    def __post_init__(self) -> None:
+        if self.convention not in MASK_CONVENTIONS:
+            raise ValueError(f"mask_convention: expected one of {MASK_CONVENTIONS}, got {self.convention!r}")
+
+    def logits(self, predictor: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+        """``[R, M, M]``, of one class per region."""
+        return selected_logits(predictor, features, labels)
+
+    def loss(
+        self, logits: Tensor, targets: list[Target], boxes: list[Tensor], matches: list[Tensor]
+    ) -> Tensor:
+        """Of positive regions: for each image boxes ``[P, 4]`` and the ground truth of each, ``[P]``."""
+        wanted = [
+            mask_targets(t["masks"], b, m, logits.shape[-1], self.convention)
+            for t, b, m in zip(targets, boxes, matches, strict=True)
+        ]
+        return losses.mask_loss(logits, torch.cat(wanted), losses.normalizer(len(logits), logits.device))
+
+    def detections(self, logits: Tensor, boxes: list[Tensor]) -> list[Detection]:
+        """For each image ``masks``: probabilities ``[D, 1, M, M]`` relative to the boxes."""
+        probabilities = logits.float().sigmoid()[:, None].split([len(b) for b in boxes])
+        return [{"masks": masks} for masks in probabilities]
 
 
 @torch.no_grad()

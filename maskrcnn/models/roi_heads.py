@@ -1,8 +1,9 @@
-"""The second stage: sampled or proposed regions through the box head and the mask head."""
+"""The second stage: sampled or proposed regions through the box head and the branches beside it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ import maskrcnn_ops as ops
 from maskrcnn.models import losses
 from maskrcnn.models.detections import select_detections
 from maskrcnn.models.images import Detection, Target
-from maskrcnn.models.masks import MASK_CONVENTIONS, mask_targets, selected_logits
+from maskrcnn.models.keypoints import KeypointBranch
+from maskrcnn.models.masks import MaskBranch
 from maskrcnn.models.matcher import Matcher, match_labels
 from maskrcnn.models.sampler import BalancedSampler
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+Branch: TypeAlias = MaskBranch | KeypointBranch
 
 
 @dataclass
@@ -36,7 +39,7 @@ class SampledRegions:
 
 
 class RoIHeads(nn.Module):
-    """Classifies, refines and segments regions.
+    """Classifies and refines regions; with masks and keypoints where those branches are there.
 
     Args:
         box_roi_pool: module ``(features, boxes, image_sizes) -> [R, C, P, P]``.
@@ -50,6 +53,7 @@ class RoIHeads(nn.Module):
         detections_per_img: most detections of an image.
         mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`.
         mask_roi_pool, mask_head, mask_predictor: the mask branch; all three or none.
+        keypoint_roi_pool, keypoint_head, keypoint_predictor: the keypoint branch; all three or none.
 
     Raises:
         ValueError: another ``mask_convention``.
@@ -70,10 +74,11 @@ class RoIHeads(nn.Module):
         mask_roi_pool: nn.Module | None = None,
         mask_head: nn.Module | None = None,
         mask_predictor: nn.Module | None = None,
+        keypoint_roi_pool: nn.Module | None = None,
+        keypoint_head: nn.Module | None = None,
+        keypoint_predictor: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if mask_convention not in MASK_CONVENTIONS:
-            raise ValueError(f"mask_convention: expected one of {MASK_CONVENTIONS}, got {mask_convention!r}")
         self.box_roi_pool = box_roi_pool
         self.box_head = box_head
         self.box_predictor = box_predictor
@@ -83,14 +88,36 @@ class RoIHeads(nn.Module):
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
-        self.mask_convention = mask_convention
+        # Their modules are attributes here, where the names of torchvision's parameters want them.
+        self._masks = MaskBranch(mask_convention)
+        self._branches: tuple[Branch, ...] = (self._masks, KeypointBranch())
         self.mask_roi_pool = mask_roi_pool
         self.mask_head = mask_head
         self.mask_predictor = mask_predictor
+        self.keypoint_roi_pool = keypoint_roi_pool
+        self.keypoint_head = keypoint_head
+        self.keypoint_predictor = keypoint_predictor
 
-    def has_mask(self) -> bool:
-        """Whether the mask branch is there."""
-        return None not in (self.mask_roi_pool, self.mask_head, self.mask_predictor)
+    @property
+    def branches(self) -> list[Branch]:
+        """Those whose modules are there."""
+        return [branch for branch in self._branches if None not in self._parts(branch)]
+
+    def _parts(self, branch: Branch) -> tuple[nn.Module, nn.Module, nn.Module]:
+        pool, head, predictor = (
+            getattr(self, f"{branch.name}_{part}") for part in ("roi_pool", "head", "predictor")
+        )
+        return pool, head, predictor
+
+    @property
+    def mask_convention(self) -> str:
+        """One of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`."""
+        return self._masks.convention
+
+    @property
+    def target_keys(self) -> list[str]:
+        """What a training target needs beside boxes and labels: of ``"masks"``, ``"keypoints"``."""
+        return [branch.target for branch in self.branches]
 
     def forward(
         self,
@@ -101,7 +128,7 @@ class RoIHeads(nn.Module):
     ) -> tuple[list[Detection], dict[str, Tensor]]:
         """Return (detections, {}) in evaluation, ([], losses) in training.
 
-        A detection's ``masks`` are probabilities ``[D, 1, M, M]`` relative to its box.
+        Detections are in the pixels of the resized image, a detection's ``masks`` relative to its box.
         """
         if not self.training:
             return self._detect(features, proposals, image_sizes), {}
@@ -109,8 +136,12 @@ class RoIHeads(nn.Module):
             raise ValueError("targets: expected one dictionary per image in training, got None")
         regions = [self._sample(p, t["boxes"], t["labels"]) for p, t in zip(proposals, targets, strict=True)]
         result = self._box_losses(features, regions, image_sizes, targets)
-        if self.has_mask():
-            result["loss_mask"] = self._mask_loss(features, regions, image_sizes, targets)
+        boxes = [r.boxes[r.positive] for r in regions]
+        labels = torch.cat([r.labels[r.positive] for r in regions])
+        matches = [r.matches for r in regions]
+        for branch in self.branches:
+            logits = self._branch_logits(branch, features, boxes, labels, image_sizes)
+            result[f"loss_{branch.name}"] = branch.loss(logits, targets, boxes, matches)
         return [], result
 
     @torch.no_grad()
@@ -150,35 +181,16 @@ class RoIHeads(nn.Module):
             "loss_box_reg": losses.box_loss(chosen, encoded, count),
         }
 
-    def _mask_logits(
+    def _branch_logits(
         self,
+        branch: Branch,
         features: dict[str, Tensor],
         boxes: list[Tensor],
         labels: Tensor,
         image_sizes: list[tuple[int, int]],
     ) -> Tensor:
-        """Logits ``[R, M, M]`` of the given class of each box."""
-        assert self.mask_roi_pool is not None
-        assert self.mask_head is not None
-        assert self.mask_predictor is not None
-        pooled = self.mask_roi_pool(features, boxes, image_sizes)
-        return selected_logits(self.mask_predictor, self.mask_head(pooled), labels)
-
-    def _mask_loss(
-        self,
-        features: dict[str, Tensor],
-        regions: list[SampledRegions],
-        image_sizes: list[tuple[int, int]],
-        targets: list[Target],
-    ) -> Tensor:
-        boxes = [r.boxes[r.positive] for r in regions]
-        labels = torch.cat([r.labels[r.positive] for r in regions])
-        logits = self._mask_logits(features, boxes, labels, image_sizes)
-        wanted = [
-            mask_targets(t["masks"], b, r.matches, logits.shape[-1], self.mask_convention)
-            for t, b, r in zip(targets, boxes, regions, strict=True)
-        ]
-        return losses.mask_loss(logits, torch.cat(wanted), losses.normalizer(len(labels), logits.device))
+        pool, head, predictor = self._parts(branch)
+        return branch.logits(predictor, head(pool(features, boxes, image_sizes)), labels)
 
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
@@ -196,10 +208,10 @@ class RoIHeads(nn.Module):
             )
             for image in zip(scores, deltas.float().split(counts), proposals, image_sizes, strict=True)
         ]
-        if self.has_mask():
-            labels = torch.cat([d["labels"] for d in detections])
-            masks = self._mask_logits(features, [d["boxes"] for d in detections], labels, image_sizes)
-            probabilities = masks.float().sigmoid()[:, None].split([len(d["labels"]) for d in detections])
-            for detection, image_masks in zip(detections, probabilities, strict=True):
-                detection["masks"] = image_masks
+        boxes = [d["boxes"] for d in detections]
+        labels = torch.cat([d["labels"] for d in detections])
+        for branch in self.branches:
+            logits = self._branch_logits(branch, features, boxes, labels, image_sizes)
+            for detection, found in zip(detections, branch.detections(logits, boxes), strict=True):
+                detection.update(found)
         return detections

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,21 +29,28 @@ def check_images(images: Any, channels: int) -> None:
             raise TypeError(f"images[{i}]: expected floats in [0, 1] or uint8, got {image.dtype}")
 
 
-def check_targets(targets: Any, images: Any, num_classes: int | None, masks: bool) -> None:
+def check_targets(
+    targets: Any,
+    images: Any,
+    num_classes: int | None,
+    keys: Sequence[str] = (),
+    num_keypoints: int | None = None,
+) -> None:
     """Raise unless ``targets`` holds one dictionary per image that training can use.
 
     Args:
         targets: see :data:`maskrcnn.models.images.Target`.
         images: the images, already checked.
         num_classes: K; labels must lie in 1..K-1. None leaves the upper end unchecked.
-        masks: whether ``masks`` is required.
+        keys: what is required beside boxes and labels: ``"masks"``, ``"keypoints"``.
+        num_keypoints: that the model predicts; None leaves the number unchecked.
     """
     if targets is None:
         raise ValueError("targets: expected one dictionary per image in training, got None")
     if len(targets) != len(images):
         raise ValueError(f"targets: expected one per image ({len(images)}), got {len(targets)}")
     for i, (target, image) in enumerate(zip(targets, images, strict=True)):
-        for name in ("boxes", "labels", "masks")[: 3 if masks else 2]:
+        for name in ("boxes", "labels", *keys):
             if name not in target:
                 raise ValueError(f"targets[{i}]: expected a key {name!r}, got {sorted(target)}")
             if isinstance(target[name], Tensor) or (
@@ -51,11 +59,15 @@ def check_targets(targets: Any, images: Any, num_classes: int | None, masks: boo
                 continue
             expected = "a tensor or EncodedMasks" if name == "masks" else "a tensor"
             raise TypeError(f"targets[{i}][{name!r}]: expected {expected}, got {type(target[name]).__name__}")
-        _check_shapes(target, i, image, masks)
+        _check_shapes(target, i)
+        if "masks" in keys:
+            _check_shape(target, i, "masks", [len(target["boxes"]), *image.shape[-2:]])
+        if "keypoints" in keys:
+            _check_keypoints(target, i, num_keypoints)
     _check_values(targets, num_classes)
 
 
-def _check_shapes(target: Target, i: int, image: Tensor, masks: bool) -> None:
+def _check_shapes(target: Target, i: int) -> None:
     boxes, labels = target["boxes"], target["labels"]
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"targets[{i}]['boxes']: expected shape [L, 4], got {list(boxes.shape)}")
@@ -63,15 +75,21 @@ def _check_shapes(target: Target, i: int, image: Tensor, masks: bool) -> None:
         raise TypeError(f"targets[{i}]['boxes']: expected floats, got {boxes.dtype}")
     if labels.dtype != torch.int64:
         raise TypeError(f"targets[{i}]['labels']: expected int64, got {labels.dtype}")
-    if labels.shape != (len(boxes),):
-        raise ValueError(f"targets[{i}]['labels']: expected shape [{len(boxes)}], got {list(labels.shape)}")
-    if not masks:
-        return
-    expected = [len(boxes), *image.shape[-2:]]
-    if list(target["masks"].shape) != expected:
-        raise ValueError(
-            f"targets[{i}]['masks']: expected shape {expected}, got {list(target['masks'].shape)}"
-        )
+    _check_shape(target, i, "labels", [len(boxes)])
+
+
+def _check_shape(target: Target, i: int, name: str, expected: list[int]) -> None:
+    got = list(target[name].shape)
+    if got != expected:
+        raise ValueError(f"targets[{i}][{name!r}]: expected shape {expected}, got {got}")
+
+
+def _check_keypoints(target: Target, i: int, num_keypoints: int | None) -> None:
+    keypoints = target["keypoints"]
+    if not keypoints.is_floating_point():
+        raise TypeError(f"targets[{i}]['keypoints']: expected floats, got {keypoints.dtype}")
+    number = keypoints.shape[1] if num_keypoints is None and keypoints.dim() == 3 else num_keypoints
+    _check_shape(target, i, "keypoints", [len(target["boxes"]), number or 0, 3])
 
 
 def _check_values(targets: list[Target], num_classes: int | None) -> None:

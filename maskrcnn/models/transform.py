@@ -1,4 +1,4 @@
-"""Images into the network (normalise, resize, batch) and results back (boxes, masks in image pixels)."""
+"""Images into the network (normalise, resize, batch) and results back (boxes, masks, keypoints in image pixels)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import maskrcnn_ops as ops
 from maskrcnn.encoded_masks import EncodedMasks
-from maskrcnn.geometry import resize_boxes
+from maskrcnn.geometry import resize_boxes, resize_keypoints
 from maskrcnn.models.images import Detection, ImageList, Target
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -106,11 +106,13 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_target(target: Target, old: tuple[int, int], new: tuple[int, int]) -> Target:
-    """Boxes and masks (bitmaps: nearest neighbour) of an image resized from ``old`` to ``new`` (H, W)."""
+    """Boxes, masks (bitmaps: nearest neighbour) and keypoints of an image resized from ``old`` to ``new`` (H, W)."""
     result = {**target, "boxes": resize_boxes(target["boxes"].float(), old, new)}
     if "masks" in target:
         masks = target["masks"]
         result["masks"] = masks.resize(new) if isinstance(masks, EncodedMasks) else resize_bitmaps(masks, new)
+    if "keypoints" in target:
+        result["keypoints"] = resize_keypoints(target["keypoints"].float(), old, new)
     return result
 
 
@@ -138,6 +140,8 @@ def map_back(
         result = {**detection, "boxes": boxes}
         if "masks" in detection:
             result["masks"] = _placed(detection["masks"], boxes, new, mask_format, convention)
+        if "keypoints" in detection:
+            result["keypoints"] = resize_keypoints(detection["keypoints"], old, new)
         results.append(result)
     return results
 

@@ -84,6 +84,22 @@ def test_torchvision_state_dict_finds_its_builder(tmp_path: Path) -> None:
         assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
 
 
+def test_torchvision_keypoint_weights_find_their_builder(tmp_path: Path) -> None:
+    from maskrcnn import keypointrcnn_resnet50_fpn
+
+    model = keypointrcnn_resnet50_fpn(num_keypoints=5, norm="frozen", norm_eps=0.0)
+    torch.save(model.state_dict(), tmp_path / "detector.pth")
+    loaded, metadata = load_model(tmp_path / "detector.pth")
+    assert metadata.description.name == "keypointrcnn_resnet50_fpn"
+    assert loaded.num_keypoints == 5
+
+
+def test_categories_keep_their_keypoints() -> None:
+    person = Category(1, "person", ("nose", "left_eye", "right_eye"), ((1, 2), (1, 3)))
+    metadata = Metadata(ModelDescription("keypointrcnn_tiny", {}), (person,), step=3)
+    assert Metadata.from_json(metadata.to_json()) == metadata
+
+
 def test_unknown_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save(toy_detector().state_dict(), tmp_path / "toy.pth")
     with pytest.raises(CheckpointError, match="does not say what its model is"):

@@ -300,6 +300,49 @@ def test_boxes_suffice_for_faster_rcnn(
     assert "segm" not in out
 
 
+def test_keypoints_from_training_to_predictions(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every shape gets two keypoints; their number goes into the model, their names into the predictions."""
+    content = json.loads((shapes / "instances.json").read_text())
+    for category in content["categories"]:
+        category |= {"keypoints": ["left_end", "right_end"], "skeleton": [[1, 2]]}
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation["keypoints"] = [x, y + height / 2, 2, x + width, y + height / 2, 1]
+    (tmp_path / "ends.json").write_text(json.dumps(content))
+    data = ("--images", shapes / "images", "--annotations", tmp_path / "ends.json", "--quiet")
+    validation = ("--val-images", shapes / "images", "--val-annotations", tmp_path / "ends.json")
+    run = ("train", "--model", "keypointrcnn_tiny", "--output", tmp_path / "run", *TINY)
+    sigmas = ("--keypoint-sigmas", "0.05", "0.05")
+
+    status, _, err = call(capsys, *run)
+    assert status == 2
+    assert "--images, --annotations: a model with keypoints needs them" in err
+    status, _, err = call(
+        capsys, *run, "--images", shapes / "images", "--annotations", shapes / "instances.json"
+    )
+    assert status == 2
+    assert "annotation 1: it has no keypoints" in err
+    status, _, err = call(capsys, *run, *data, *validation)
+    assert status == 2
+    assert "--keypoint-sigmas: keypoint_sigmas: expected 2 positive numbers" in err
+
+    assert call(capsys, *run, *data, *validation, *sigmas)[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert "loss_keypoint" in lines[0]["losses"]
+    assert {"bbox/AP", "keypoints/AP"} < set(lines[-1]["evaluation"])
+    status, out, err = call(capsys, "eval", tmp_path / "run", *data, *sigmas, "--output", tmp_path / "eval")
+    assert status == 0, err
+    assert "keypoints" in out
+    status, _, _ = call(
+        capsys, "predict", tmp_path / "run", shapes / "images", "--output", tmp_path / "found", "--quiet"
+    )
+    assert status == 0
+    written = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert written["categories"][0]["skeleton"] == [[1, 2]]
+
+
 def test_info_tells_what_a_checkpoint_holds(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = call(capsys, "info", trained)
     assert status == 0

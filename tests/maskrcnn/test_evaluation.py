@@ -137,7 +137,7 @@ def test_other_limits_never_give_minus_one() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"iou_type": "keypoints"}, "expected iou_type"),
+        ({"iou_type": "boundary"}, "expected iou_type"),
         ({"max_detections": (1, 10)}, "three increasing numbers"),
         ({"max_detections": (10, 1, 100)}, "three increasing numbers"),
         ({"results": [{**result(), "image_id": 99}]}, "image_id 99"),
@@ -267,3 +267,88 @@ def test_another_list_of_categories() -> None:
     evaluation = evaluate(Oracle(), TwoImages(), category_ids=[3, 77], progress=False)
     assert named(evaluation.stats["bbox"])["AP"] == 0.5
     assert len(evaluation.results) == 1
+
+
+# ---- keypoints -------------------------------------------------------------------------------------------
+
+TRIANGLE = [10, 10, 2, 30, 10, 2, 20, 30, 1]  # three visible keypoints of the cat, 400 square pixels
+
+
+def people(keypoints: list[float] = TRIANGLE) -> dict:
+    """The first object of GROUND_TRUTH with keypoints; its area makes it too small for a range of its own."""
+    annotation = {**GROUND_TRUTH["annotations"][0], "keypoints": keypoints}
+    return {**GROUND_TRUTH, "annotations": [annotation]}
+
+
+def found(keypoints: list[float], score: float = 0.9) -> dict:
+    return {"image_id": 7, "category_id": 3, "score": score, "keypoints": keypoints}
+
+
+def keypoint_figures(truth: dict, results: list[dict], sigmas: list[float] | None) -> dict[str, float]:
+    figures = evaluate_results(truth, results, "keypoints", keypoint_sigmas=sigmas)
+    names = figure_names(iou_type="keypoints")
+    return {name: round(figure, 12) for name, figure in zip(names, figures, strict=True)}
+
+
+def test_keypoint_similarity_by_hand() -> None:
+    """One of three keypoints is off by d: its part is exp(-d² / (2 · area · (2 sigma)²)), here a half.
+
+    The similarity is (1 + 1 + 1/2) / 3 = 0.833: a match at the seven thresholds 0.5, 0.55, ... 0.8 of ten.
+    """
+    sigma = 0.1
+    off = float(np.sqrt(np.log(2) * 2 * 400 * (2 * sigma) ** 2))
+    shifted = [10, 10, 1, 30 + off, 10, 1, 20, 30, 1]
+    figures = keypoint_figures(people(), [found(shifted)], [sigma] * 3)
+    assert (figures["AP"], figures["AP50"], figures["AP75"]) == (0.7, 1.0, 1.0)
+    assert (figures["AR"], figures["AR50"], figures["AR75"]) == (0.7, 1.0, 1.0)
+    assert (figures["APm"], figures["APl"]) == (-1.0, -1.0)
+
+
+def test_objects_without_visible_keypoints_do_not_count() -> None:
+    figures = keypoint_figures(people([0] * 9), [found(TRIANGLE)], [0.1] * 3)
+    assert set(figures.values()) == {-1.0}
+
+
+def test_keypoints_ask_for_their_sigmas() -> None:
+    with pytest.raises(ValueError, match=r"keypoint_sigmas: expected 3 positive numbers, .*, got None"):
+        evaluate_results(people(), [found(TRIANGLE)], "keypoints")
+    with pytest.raises(ValueError, match=r"keypoint_sigmas: expected 3 positive numbers, .*, got \[0.1, 0"):
+        evaluate_results(people(), [found(TRIANGLE)], "keypoints", keypoint_sigmas=[0.1, 0, 0.1])
+    with pytest.raises(ValueError, match=r"as many keypoints .* got lists of 6, 9 numbers"):
+        evaluate_results(people(), [found(TRIANGLE[:6])], "keypoints", keypoint_sigmas=[0.1] * 3)
+    with pytest.raises(ValueError, match=r"ground truth: annotation 0 has no 'keypoints'"):
+        evaluate_results(GROUND_TRUTH, [], "keypoints")
+    pairs = TRIANGLE[:6] + [0] * 45
+    assert keypoint_figures(people(pairs), [found(pairs)], None)["AP"] == 1.0  # COCO's 17
+
+
+class KeypointOracle(Oracle):
+    """Also gives the three keypoints of the first image's objects."""
+
+    num_keypoints = 3
+
+    def detect(self, found: bool) -> dict[str, torch.Tensor]:
+        answer = super().detect(found)
+        keypoints = torch.tensor(TRIANGLE, dtype=torch.float32).reshape(1, 3, 3)
+        return answer | {"keypoints": keypoints.repeat(len(answer["labels"]), 1, 1)}
+
+
+class ThreeKeypoints(TwoImages):
+    def ground_truth(self) -> dict:
+        annotations = [{**a, "keypoints": TRIANGLE} for a in GROUND_TRUTH["annotations"]]
+        return {**GROUND_TRUTH, "annotations": annotations}
+
+
+def test_a_model_with_keypoints_gets_their_figures_too() -> None:
+    evaluation = evaluate(KeypointOracle(), ThreeKeypoints(), keypoint_sigmas=[0.1] * 3, progress=False)
+    assert list(evaluation.stats) == ["bbox", "segm", "keypoints"]
+    assert len(evaluation.metrics()) == 12 + 12 + 10
+    assert evaluation.metrics()["keypoints/AP"] == pytest.approx(1.0)
+    assert evaluation.results[0]["keypoints"] == [10, 10, 2, 30, 10, 2, 20, 30, 1]
+    lines = evaluation.table().split("\n")
+    assert [line.split()[0] for line in lines] == ["AP", "bbox", "segm", "AP", "keypoints"]
+    assert len({len(line) for line in lines[:3]}) == 1
+    assert "keypoints AP75" in evaluation.category_table()
+    json.dumps(evaluation.results)
+    with pytest.raises(ValueError, match="keypoint_sigmas: expected 3"):
+        evaluate(KeypointOracle(), ThreeKeypoints(), progress=False)

@@ -121,3 +121,28 @@ def test_a_picture_named_twice_is_taken_once(tmp_path: Path) -> None:
 
 def test_every_suffix_is_one_that_can_be_read() -> None:
     assert set(Image.registered_extensions()) >= SUFFIXES
+
+
+class Corners(Quarters):
+    """Also finds two keypoints of each: the corners of its box."""
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        found = super().forward(images)[0]
+        corners = torch.cat([found["boxes"].reshape(3, 2, 2), torch.ones(3, 2, 1)], dim=2)
+        return [found | {"keypoints": corners, "keypoints_scores": torch.zeros(3, 2)}]
+
+
+def test_keypoints_are_written_with_their_names(tmp_path: Path) -> None:
+    categories = [Category(3, "cat", ("head", "tail"), ((1, 2),)), Category(9, "dog", ("head", "tail"))]
+    prediction = predict(Corners(), categories, [write(tmp_path / "a.png")], tmp_path / "out", progress=False)
+    content = json.loads(prediction.json_file.read_text())
+    assert content["categories"][0] == {
+        "id": 3,
+        "name": "cat",
+        "keypoints": ["head", "tail"],
+        "skeleton": [[1, 2]],
+    }
+    best, second = content["annotations"]
+    assert best["keypoints"] == [20, 15, 1, 40, 30, 1]
+    assert second["keypoints"] == [0, 0, 1, 20, 15, 1]
+    assert best["num_keypoints"] == 2

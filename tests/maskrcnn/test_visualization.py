@@ -162,3 +162,21 @@ def test_missing_matplotlib_is_one_line_with_the_cure(
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         plot_metrics(metrics_file(tmp_path), tmp_path / "curves.png")
+
+
+def test_skeletons_join_what_is_visible() -> None:
+    """Of three keypoints in a row the last is not visible: one limb, two white dots."""
+    image = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    boxes, labels = torch.tensor([[5.0, 5, 75, 55]]), torch.tensor([1])
+    categories = (SimpleNamespace(id=3, name="", skeleton=((1, 2), (2, 3))),)
+    keypoints = torch.tensor([[[20.0, 30, 1], [40, 30, 1], [60, 30, 0]]])
+    drawn = draw_instances(
+        image, boxes, None, labels, None, categories, keypoints=keypoints, smallest_side=80
+    )
+    pixels = np.asarray(drawn)
+    assert (pixels[30, 30] == instance_colours(1)[0]).all()
+    assert (pixels[30, 20] == 255).all()
+    assert (pixels[30, 40] == 255).all()
+    assert not pixels[30, 50:70].any()
+    with pytest.raises(ValueError, match="expected 1 keypoints, one for each box, got 2"):
+        draw_instances(image, boxes, keypoints=keypoints.repeat(2, 1, 1))

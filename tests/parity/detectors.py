@@ -14,6 +14,9 @@ CLASSES = 12
 MIN_DETECTIONS, MIN_CLASSES = 50, 5
 BOX_TOLERANCE = 1e-3  # pixels
 SCORE_TOLERANCE = 1e-5
+KEYPOINTS = 17
+KEYPOINT_TOLERANCE = 1e-2  # pixels
+PEAK_TOLERANCE = 1e-3  # of a logit
 MASK_TOLERANCE = 1e-4  # of a probability; the masks' pixels move with the boxes
 EXPLAINED = 1e-5  # a score gap or an IoU distance this small may flip a decision
 MISMATCH_SHARE = 0.005
@@ -39,7 +42,10 @@ def images() -> list[Tensor]:
 
 
 def targets() -> list[dict[str, Tensor]]:
-    """Twelve boxes with elliptic masks in the first image, none in the second."""
+    """Twelve boxes with elliptic masks and keypoints in the first image, none in the second.
+
+    Of the keypoints a third is not annotated, and some lie outside their boxes or on their edges.
+    """
     generator = torch.Generator().manual_seed(4)
     corner = torch.rand(12, 2, generator=generator) * torch.tensor([180.0, 130.0])
     side = torch.rand(12, 2, generator=generator) * 60 + 10
@@ -48,8 +54,15 @@ def targets() -> list[dict[str, Tensor]]:
     (cx, cy), (rx, ry) = ((boxes[:, :2] + boxes[:, 2:]) / 2).T[..., None, None], (side / 2).T[..., None, None]
     masks = (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1).to(torch.uint8)
     labels = torch.randint(1, CLASSES, (12,), generator=generator)
+    place = torch.rand(12, KEYPOINTS, 2, generator=generator) * 1.2 - 0.1
+    place[:, 0] = torch.tensor([1.0, 0.0])
+    seen = torch.randint(0, 3, (12, KEYPOINTS, 1), generator=generator)
+    keypoints = torch.cat([corner[:, None] + place * side[:, None], seen], dim=2)
     empty = {"boxes": boxes[:0], "labels": labels[:0], "masks": torch.zeros(0, 240, 170, dtype=torch.uint8)}
-    return [{"boxes": boxes, "labels": labels, "masks": masks}, empty]
+    return [
+        {"boxes": boxes, "labels": labels, "masks": masks, "keypoints": keypoints},
+        {**empty, "keypoints": keypoints[:0]},
+    ]
 
 
 @torch.no_grad()
@@ -140,11 +153,24 @@ def assert_same_detections(ours: list[dict[str, Tensor]], theirs: list[dict[str,
         mismatches += [(image, "torchvision's", j, explanation(j, b, a)) for j in other]
         assert all(why for *_, why in mismatches), mismatches
         assert len(mismatches) <= MISMATCH_SHARE * (len(a["labels"]) + len(b["labels"])), mismatches
+        index = torch.tensor(pairs)
+        if "keypoints" in b:
+            assert_same_keypoints(
+                {name: values[index[:, 0]] for name, values in a.items()},
+                {name: values[index[:, 1]] for name, values in b.items()},
+            )
         if "masks" in b:
-            index = torch.tensor(pairs)
             torch.testing.assert_close(
                 a["masks"][index[:, 0]], b["masks"][index[:, 1]], rtol=0, atol=MASK_TOLERANCE
             )
+
+
+def assert_same_keypoints(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Of the same detections: peaks as high, and at the same place unless two of a map are equally high."""
+    scores = (a["keypoints_scores"], b["keypoints_scores"])
+    torch.testing.assert_close(*scores, rtol=0, atol=PEAK_TOLERANCE)
+    far = (a["keypoints"] - b["keypoints"]).abs().amax(-1) > KEYPOINT_TOLERANCE
+    assert far.float().mean() <= MISMATCH_SHARE, f"{int(far.sum())} of {far.numel()} keypoints"
 
 
 @torch.no_grad()
@@ -159,8 +185,8 @@ def frozen_peer(peer: Any, name: str) -> nn.Module:
     from torchvision.ops import FrozenBatchNorm2d
 
     backbone = _resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3)
-    detector = peer.MaskRCNN if name.startswith("mask") else peer.FasterRCNN
-    model = detector(backbone, num_classes=CLASSES, **SMALL)
+    kinds = {"faster": peer.FasterRCNN, "mask": peer.MaskRCNN, "keypoint": peer.KeypointRCNN}
+    model = kinds[name.partition("rcnn")[0]](backbone, num_classes=CLASSES, **SMALL)
     for module in model.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.eps = 0.0
@@ -170,3 +196,8 @@ def frozen_peer(peer: Any, name: str) -> nn.Module:
 def tiny_peer(**options: Any) -> nn.Module:
     """The architecture of maskrcnn_tiny, from torchvision's parts."""
     return peers.maskrcnn_tiny(CLASSES, **options)
+
+
+def tiny_keypoint_peer(**options: Any) -> nn.Module:
+    """The architecture of keypointmaskrcnn_tiny, from torchvision's parts."""
+    return peers.keypointmaskrcnn_tiny(CLASSES, KEYPOINTS, **options)
