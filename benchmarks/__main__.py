@@ -34,6 +34,7 @@ STEMS = (
     "crop_masks",
     "keypoints",
     "end_to_end",
+    "cost",
 )
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 

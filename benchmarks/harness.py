@@ -53,7 +53,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `tolerance` bounds `difference`; `at_least` is the ratio to reach on the CPU."""
+    """One line of the table, or with `series` a point of the cost plot.
+
+    `tolerance` bounds `difference`; `at_least` is the ratio to reach on the CPU.
+    """
 
     name: str
     prepare: Callable[[Setting], Case]
@@ -61,6 +64,7 @@ class Row:
     at_least: float | None = None
     against: str = "torchvision"
     what: str = ""
+    series: tuple[str, int] | None = None  # the line of the cost plot that it is a point of, and its size
 
 
 def difference(result: Result, expected: Result) -> float:
@@ -147,6 +151,7 @@ def measure(row: Row, setting: Setting, clock: Clock, repeats: int) -> dict[str,
         "name": row.name,
         "what": row.what,
         "against": row.against,
+        "series": row.series,
         "at_least": row.at_least if setting.device == "cpu" else None,
     }
     try:

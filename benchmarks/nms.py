@@ -18,7 +18,7 @@ from maskrcnn_ops import reference
 Boxes = Callable[[int, inputs.Sizes], Tensor]
 
 
-def _nms(count: int, make_boxes: Boxes, setting: Setting) -> Case:
+def prepare(count: int, make_boxes: Boxes, setting: Setting) -> Case:
     count = setting.count(count)
     return _case("nms", [make_boxes(count, setting.sizes), inputs.scores(count)], inputs.NMS_IOU, setting)
 
@@ -113,7 +113,7 @@ def _fast_nms(count: int, setting: Setting) -> Case:
 def _row(count: int, name: str, make_boxes: Boxes) -> Row:
     return Row(
         name=f"nms/{count}/{name}",
-        prepare=partial(_nms, count, make_boxes),
+        prepare=partial(prepare, count, make_boxes),
         tolerance=0.0,
         at_least={1000: 5.0, 4000: 8.0, 20000: 12.0}[count],
         what=f"{count} {name} boxes, IoU threshold {inputs.NMS_IOU}",

@@ -79,7 +79,7 @@ def table(results: Results) -> list[str]:
     cuda = facts["device"] == "cuda"
     heads = ["Row", "Ours", "Other", "Ratio", "GB/s (of a copy's)" if cuda else "Target", "Peak memory"]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for entry in results["rows"]:
+    for entry in listed(results):
         if "failed" in entry:
             cells = [f"`{entry['name']}`", f"failed: {entry['failed']}", *[""] * (len(heads) - 2)]
         else:
@@ -115,10 +115,38 @@ def markdown(results: Results, picture: str) -> str:
     """Everything that stands in the README about one measurement."""
     foot = [f"[{i}] {note}." for i, note in enumerate(notes(results), 1)]
     title = "CUDA" if results["environment"]["device"] == "cuda" else "CPU"
-    blocks = [f"**{title}.** {caption(results)}", "\n".join(table(results)), *foot]
-    if any("ratio" in entry for entry in results["rows"]):
+    blocks = [
+        f"**{title}.** {caption(results)}",
+        *(["\n".join(table(results))] if listed(results) else []),
+        *foot,
+    ]
+    if any("ratio" in entry for entry in listed(results)):
         blocks.append(f"![{title}: how many times faster than torchvision]({picture})")
+    if cost_lines(results):
+        blocks.append(
+            f"![{title}: time against size, beside torchvision]({cost_path(Path(picture)).as_posix()})"
+        )
     return "\n\n".join(blocks)
+
+
+def listed(results: Results) -> list[dict[str, Any]]:
+    """The rows of the table; the others are points of the cost plot."""
+    return [entry for entry in results["rows"] if entry.get("series") is None]
+
+
+def cost_path(plot: Path) -> Path:
+    return plot.with_name(f"{plot.stem}-cost.png")
+
+
+def cost_lines(results: Results) -> dict[str, list[tuple[int, float, float | None]]]:
+    """For each series (size, our milliseconds, the other's), by size."""
+    lines: dict[str, list[tuple[int, float, float | None]]] = {}
+    for entry in results["rows"]:
+        if entry.get("series") is not None and "ours" in entry:
+            name, size = entry["series"]
+            other = entry["peer"]["median"] * 1e3 if "peer" in entry else None
+            lines.setdefault(name, []).append((size, entry["ours"]["median"] * 1e3, other))
+    return {name: sorted(points) for name, points in lines.items()}
 
 
 def between_markers(text: str, inside: str) -> str:
@@ -134,7 +162,7 @@ def plot(results: Results, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError("the plot needs matplotlib: pip install matplotlib, or give --no-plot") from error
-    entries = [entry for entry in results["rows"] if "ratio" in entry][::-1]
+    entries = [entry for entry in listed(results) if "ratio" in entry][::-1]
     figure = Figure(figsize=(8, 1.2 + 0.24 * len(entries)), layout="constrained")
     axes = figure.add_subplot()
     values = [entry["ratio"] for entry in entries]
@@ -156,10 +184,33 @@ def plot(results: Results, path: Path) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     axes.margins(x=0.12, y=0.01)
     axes.axvline(1, color="black", linewidth=0.8)
-    label = "times faster than torchvision (* than our RoIPool); black ticks: targets; red: slower"
+    label = "times faster than torchvision (* than what the table names); black ticks: targets; red: slower"
     figure.supxlabel(label, fontsize=8)
     if results["quick"]:
         axes.set_title("toy sizes: these times mean nothing")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def plot_cost(results: Results, path: Path) -> None:
+    """Milliseconds against size, both logarithmic: ours drawn through, torchvision's dashed."""
+    from matplotlib.figure import Figure
+
+    lines = cost_lines(results)
+    families = sorted({name.split(",")[0] for name in lines})
+    figure = Figure(figsize=(4.5 * len(families), 3.6), layout="constrained")
+    for axes, family in zip(figure.subplots(1, len(families), squeeze=False)[0], families, strict=True):
+        for name, points in lines.items():
+            if name.split(",")[0] != family:
+                continue
+            sizes, ours, others = zip(*points, strict=True)
+            (line,) = axes.plot(sizes, ours, marker="o", markersize=3, label=name.split(", ", 1)[1])
+            if None not in others:
+                axes.plot(sizes, others, linestyle="--", marker="o", markersize=3, color=line.get_color())
+        axes.set(xscale="log", yscale="log", title=family, xlabel="size", ylabel="ms (dashed: torchvision)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    if results["quick"]:
+        figure.suptitle("toy sizes: these times mean nothing")
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
@@ -201,8 +252,10 @@ def report(files: Sequence[Path], readme: Path | None, check: bool, draw: bool) 
         return 1
     print(text)
     for file, results in measurements.items():
-        if draw and any("ratio" in entry for entry in results["rows"]):
+        if draw and any("ratio" in entry for entry in listed(results)):
             plot(results, file.with_suffix(".png"))
+        if draw and cost_lines(results):
+            plot_cost(results, cost_path(file.with_suffix(".png")))
     if readme:
         readme.write_text(between_markers(readme.read_text(), text))
     return 0

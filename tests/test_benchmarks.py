@@ -286,3 +286,22 @@ def test_plot_is_drawn(tmp_path: Path, results: dict[str, Any]) -> None:
     file.write_text(json.dumps(results))
     assert main(["report", str(file)]) == 0
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cost_is_drawn_as_lines_and_not_listed(tmp_path: Path, results: dict[str, Any]) -> None:
+    points = [
+        {**measured(f"cost/{size}", size * 1e-6, size * 1e-5), "series": ["nms, scattered boxes", size]}
+        for size in (300, 100)
+    ]
+    both = {**results, "rows": [*results["rows"], *points]}
+    assert report.table(both) == report.table(results)
+    assert report.cost_lines(both)["nms, scattered boxes"] == [
+        (100, pytest.approx(0.1), pytest.approx(1.0)),
+        (300, pytest.approx(0.3), pytest.approx(3.0)),
+    ]
+    text = report.markdown({**results, "rows": points}, "folder/size.png")
+    assert text.endswith("![CPU: time against size, beside torchvision](folder/size-cost.png)")
+    assert "| Row |" not in text
+    pytest.importorskip("matplotlib")
+    report.plot_cost(both, tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
