@@ -162,7 +162,7 @@ def test_peak_memory(device: str) -> None:
 
     call()
     found = peak_bytes(call, device == "cuda")
-    assert found is None or 2**25 <= found < 2**26
+    assert found is None or 2**25 - 2**20 < found < 2**26  # the resident set is counted in batches of pages
     assert report.peak({"peak_bytes": {"ours": 2e6, "peer": 12345}}) == "2.00 / < 1"
     assert report.peak({"peak_bytes": {"ours": 2e6, "peer": None}}) == "2.00"
 

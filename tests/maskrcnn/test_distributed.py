@@ -22,6 +22,7 @@ from maskrcnn import distributed
 from maskrcnn.checkpoint import CheckpointError
 from maskrcnn.config import TrainingConfig
 from maskrcnn.data import ShapesDataset
+from maskrcnn.encoded_masks import EncodedMasks
 from maskrcnn.metrics import read_metrics
 from maskrcnn.run import NonFiniteError
 from maskrcnn.training import train
@@ -99,6 +100,7 @@ class MostlyEmpty(ShapesDataset):
         image, target = super().__getitem__(index)
         if index > 0:
             target = {k: v[:0] if isinstance(v, torch.Tensor) else v for k, v in target.items()}
+            target["masks"] = EncodedMasks.of([], (image.shape[-2], image.shape[-1]))
         return image, target
 
 
