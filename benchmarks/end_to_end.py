@@ -139,7 +139,7 @@ def _prepare_training(dtype: str, setting: Setting) -> Case:
     bitmaps = [masks.decode().to(torch.uint8).to(setting.device) for masks in encoded]
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"min_size": side, "max_size": side}
-    ours = maskrcnn.maskrcnn_tiny(dataset.num_classes, mask_convention="integer", **sizes).train()
+    ours = maskrcnn.maskrcnn_tiny(num_classes=dataset.num_classes, mask_convention="integer", **sizes).train()
     state = {name: value.clone() for name, value in ours.state_dict().items()}
     ours = ours.to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     cast = _cast(setting.device, dtype)

@@ -45,7 +45,8 @@ def build_with_weights(
     """
     from maskrcnn.checkpoint import ModelDescription, apply_weights
     from maskrcnn.models.builders import build_model
-    from maskrcnn.models.resnet import ResNet, freeze_all_but
+    from maskrcnn.models.resnet import freeze_all_but
+    from maskrcnn.models.trunks import whole_resnet
     from maskrcnn.models.weights import upgrade_keys, without_classifier
 
     if weights is not None and backbone_weights is not None:
@@ -64,8 +65,7 @@ def build_with_weights(
     with bad_input(f"--model {name}: "):
         model = build_model(name, **options)
         description = ModelDescription(name, options)
-        body = model.backbone.body
-        assert isinstance(body, ResNet)
+        body = whole_resnet(model.backbone, model.roi_heads.shared_head)
         pretrained = bool(state) and options.get("norm") == "frozen"
         freeze_all_but(body, (TRAINED_LAYERS if pretrained else 5) if layers is None else layers)
     if weights is not None:

@@ -1,6 +1,7 @@
 """Backbones, heads and the assembled detectors; everything a user composes a model from."""
 
 from maskrcnn.models.anchors import AnchorGenerator
+from maskrcnn.models.backbones import BackboneWithFPN, BackboneWithOneMap, FeaturePyramidNetwork
 from maskrcnn.models.builders import BUILDERS, Preset, build_model, resnet_fpn_backbone
 from maskrcnn.models.detector import (
     FasterRCNN,
@@ -9,39 +10,46 @@ from maskrcnn.models.detector import (
     KeypointRCNN,
     MaskRCNN,
 )
-from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
 from maskrcnn.models.heads import (
     FastRCNNConvFCHead,
     FastRCNNPredictor,
+    GlobalAveragePool,
     KeypointRCNNHeads,
     KeypointRCNNPredictor,
+    MaskMLPPredictor,
     MaskRCNNHeads,
     MaskRCNNPredictor,
     TwoMLPHead,
 )
 from maskrcnn.models.norm import FrozenBatchNorm2d
-from maskrcnn.models.resnet import ResNet
+from maskrcnn.models.resnet import Res5Head, ResNet
+from maskrcnn.models.roi_layers import ROI_LAYERS
 from maskrcnn.models.rpn import RPNHead
 
 __all__ = [
     "BUILDERS",
+    "ROI_LAYERS",
     "AnchorGenerator",
     "BackboneWithFPN",
+    "BackboneWithOneMap",
     "FastRCNNConvFCHead",
     "FastRCNNPredictor",
     "FasterRCNN",
     "FeaturePyramidNetwork",
     "FrozenBatchNorm2d",
     "GeneralizedRCNN",
+    "GlobalAveragePool",
     "KeypointMaskRCNN",
     "KeypointRCNN",
     "KeypointRCNNHeads",
     "KeypointRCNNPredictor",
+    "MaskMLPPredictor",
     "MaskRCNN",
     "MaskRCNNHeads",
     "MaskRCNNPredictor",
     "Preset",
     "RPNHead",
+    "Res5Head",
     "ResNet",
     "TwoMLPHead",
     "build_model",

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
-import maskrcnn_ops as ops
-from maskrcnn.models.anchors import DEFAULT_RATIOS, DEFAULT_SIZES, AnchorGenerator
+from torch import nn
+
+from maskrcnn.models.backbones import BackboneWithFPN
 from maskrcnn.models.detector import (
-    FEATURE_MAPS,
     FasterRCNN,
     KeypointMaskRCNN,
     KeypointRCNN,
     MaskRCNN,
 )
-from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
-from maskrcnn.models.heads import (
-    FastRCNNConvFCHead,
-    FastRCNNPredictor,
-    KeypointRCNNHeads,
-    KeypointRCNNPredictor,
-    MaskRCNNHeads,
-    MaskRCNNPredictor,
-    TwoMLPHead,
-)
 from maskrcnn.models.norm import norm_factory
-from maskrcnn.models.resnet import ResNet, freeze_all_but
-from maskrcnn.models.rpn import RPNHead
+from maskrcnn.models.recipes import BoxRecipe, KeypointRecipe, MaskRecipe
+from maskrcnn.models.resnet import freeze_all_but
+from maskrcnn.models.trunks import C4, C5, FPN, BodyOptions, Neck, whole_resnet
 from maskrcnn.models.weights import (
     StateDict,
     read_weights,
@@ -39,6 +30,7 @@ from maskrcnn.models.weights import (
 
 Weights = str | os.PathLike[str] | StateDict
 Detector = TypeVar("Detector", bound=FasterRCNN)
+Recipe = TypeVar("Recipe", bound=Neck | BoxRecipe | MaskRecipe | KeypointRecipe)
 
 
 def resnet_fpn_backbone(
@@ -53,10 +45,9 @@ def resnet_fpn_backbone(
         eps: of the normalisation.
         fpn_norm: normalisation of the pyramid; None: none.
     """
-    resnet = ResNet(body, norm_factory(norm, eps))
-    pyramid_norm = None if fpn_norm is None else norm_factory(fpn_norm)
-    fpn = FeaturePyramidNetwork(resnet.out_channels, out_channels, pyramid_norm)
-    return BackboneWithFPN(resnet, fpn, out_channels)
+    backbone = FPN(out_channels, fpn_norm)(BodyOptions(body, norm_factory(norm, eps))).backbone
+    assert isinstance(backbone, BackboneWithFPN)
+    return backbone
 
 
 @dataclass(frozen=True)
@@ -74,9 +65,11 @@ class Preset(Generic[Detector]):
         options: ``trainable_backbone_layers`` (0 to 5, counted from the last; 3 with pretrained weights, else
             5), ``norm`` of the ResNet (``"batch"``, ``"frozen"``, ``"group"``, ``"sync"``; batch norm without
             pretrained weights; with them ``pretrained_norm``), ``norm_eps`` (0 for frozen norm under
-            ``weights``, as the published files expect; else 1e-5), ``anchor_sizes`` (pixels, one per pyramid
-            level: a JSON value in place of ``rpn_anchor_generator``), and every keyword of
-            :attr:`detector`, such as :class:`~maskrcnn.models.detector.MaskRCNN`.
+            ``weights``, as the published files expect; else 1e-5), ``stride_in_1x1`` (see
+            :class:`~maskrcnn.models.resnet.Bottleneck`), every field of the preset's recipes and neck
+            (``anchor_sizes``, ``roi_layer``, ``box_head``, ``mask_head``, ``class_agnostic_masks``,
+            ``num_keypoints``, ``extra_level`` ...), all JSON values, and every keyword of :attr:`detector`, such as
+            :class:`~maskrcnn.models.detector.MaskRCNN`; a module given there takes the place of the recipe's.
 
     A call raises ``FileNotFoundError`` for a missing file or the name of published weights, and
     ``ValueError`` or ``RuntimeError`` for options or weights that do not fit.
@@ -84,18 +77,22 @@ class Preset(Generic[Detector]):
     Attributes:
         detector: the class that is built.
         body: of the backbone, see :data:`maskrcnn.models.resnet.BODIES`.
-        fpn_norm: normalisation of the pyramid; None: none.
+        neck: what makes the body's maps those of the heads.
+        boxes: the RPN's and the box head.
+        branches: the heads beside it.
         pretrained_norm: normalisation of a ResNet that starts from weights.
-        parts: gives the options of the detector that differ from its defaults.
         num_classes: where the call names none.
+        options: of the detector, where they differ from its defaults.
     """
 
     detector: type[Detector]
     body: str
-    fpn_norm: str | None = None
+    neck: Neck = field(default_factory=FPN)
+    boxes: BoxRecipe = field(default_factory=BoxRecipe)
+    branches: tuple[MaskRecipe | KeypointRecipe, ...] = ()
     pretrained_norm: str = "frozen"
-    parts: Callable[[], dict[str, Any]] = dict
     num_classes: int = 91
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -106,6 +103,7 @@ class Preset(Generic[Detector]):
         trainable_backbone_layers: int | None = None,
         norm: str | None = None,
         norm_eps: float | None = None,
+        stride_in_1x1: bool = False,
         **options: Any,
     ) -> Detector:
         num_classes = self.num_classes if num_classes is None else num_classes
@@ -113,16 +111,31 @@ class Preset(Generic[Detector]):
         if state_dict is not None:
             _check_classes(state_dict, num_classes)
         norm, norm_eps = self.norm(norm, norm_eps, weights is not None, weights_backbone is not None)
-        backbone = resnet_fpn_backbone(self.body, norm=norm, eps=norm_eps, fpn_norm=self.fpn_norm)
+        model = self._build(
+            BodyOptions(self.body, norm_factory(norm, norm_eps), stride_in_1x1), num_classes, options
+        )
+        resnet = whole_resnet(model.backbone, model.roi_heads.shared_head)
         if weights_backbone is not None and weights is None:
-            classifier = read_weights(weights_backbone, "weights_backbone")
-            backbone.body.load_state_dict(without_classifier(classifier))
+            resnet.load_state_dict(without_classifier(read_weights(weights_backbone, "weights_backbone")))
         trained = weights is not None or weights_backbone is not None
-        freeze_all_but(backbone.body, _trainable_layers(trained, trainable_backbone_layers))
-        model = self.detector(backbone, num_classes, **(self.parts() | _with_anchors(options)))
+        freeze_all_but(resnet, _trainable_layers(trained, trainable_backbone_layers))
         if state_dict is not None:
             model.load_state_dict(state_dict)
         return model
+
+    def _build(self, body: BodyOptions, num_classes: int, options: dict[str, Any]) -> Detector:
+        anchors = options.get("rpn_anchor_generator")
+        if anchors is not None and "anchor_sizes" in options:
+            raise ValueError("anchor_sizes: expected either anchor_sizes or rpn_anchor_generator, got both")
+        neck, options = _changed(self.neck, options)
+        boxes, options = _changed(self.boxes, options)
+        trunk = neck(body)
+        parts = boxes.parts(trunk, num_classes, anchors)
+        for each in self.branches:
+            branch, options = _changed(each, options)
+            parts |= branch.parts(trunk, num_classes, boxes)
+        parts |= {"shared_head": trunk.shared_head, **self.options, **options}
+        return self.detector(trunk.backbone, **parts)
 
     def norm(
         self, norm: str | None, norm_eps: float | None, weights: bool, weights_backbone: bool
@@ -135,116 +148,98 @@ class Preset(Generic[Detector]):
         return norm, norm_eps
 
 
-def _v2_parts() -> dict[str, Any]:
-    """The heads of torchvision's second recipe: two RPN convolutions, and a normalised 4conv1fc box head."""
-    return {
-        "rpn_head": RPNHead(256, len(DEFAULT_RATIOS), conv_depth=2),
-        "box_head": FastRCNNConvFCHead((256, 7, 7), (256,) * 4, (1024,), norm_factory("batch")),
+def _changed(recipe: Recipe, options: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with its fields among the options, and the options that are left; modules are not its fields."""
+    names = {each.name for each in fields(recipe)}
+    own = {
+        name: value for name, value in options.items() if name in names and not isinstance(value, nn.Module)
     }
+    return replace(recipe, **own), {name: value for name, value in options.items() if name not in own}
 
 
-def _v2_mask_parts() -> dict[str, Any]:
-    return _v2_parts() | {"mask_head": MaskRCNNHeads(256, (256,) * 4, norm=norm_factory("batch"))}
+MASK, KEYPOINT = MaskRecipe(), KeypointRecipe()
 
-
-maskrcnn_resnet18_fpn = Preset(MaskRCNN, "resnet18")
-maskrcnn_resnet34_fpn = Preset(MaskRCNN, "resnet34")
-maskrcnn_resnet50_fpn = Preset(MaskRCNN, "resnet50")
-maskrcnn_resnet101_fpn = Preset(MaskRCNN, "resnet101")
-maskrcnn_resnet152_fpn = Preset(MaskRCNN, "resnet152")
-maskrcnn_resnext50_32x4d_fpn = Preset(MaskRCNN, "resnext50_32x4d")
-maskrcnn_resnext101_32x8d_fpn = Preset(MaskRCNN, "resnext101_32x8d")
-maskrcnn_resnext101_64x4d_fpn = Preset(MaskRCNN, "resnext101_64x4d")
-maskrcnn_resnet50_fpn_v2 = Preset(MaskRCNN, "resnet50", "batch", "batch", _v2_mask_parts)
+maskrcnn_resnet18_fpn = Preset(MaskRCNN, "resnet18", branches=(MASK,))
+maskrcnn_resnet34_fpn = Preset(MaskRCNN, "resnet34", branches=(MASK,))
+maskrcnn_resnet50_fpn = Preset(MaskRCNN, "resnet50", branches=(MASK,))
+maskrcnn_resnet101_fpn = Preset(MaskRCNN, "resnet101", branches=(MASK,))
+maskrcnn_resnet152_fpn = Preset(MaskRCNN, "resnet152", branches=(MASK,))
+maskrcnn_resnext50_32x4d_fpn = Preset(MaskRCNN, "resnext50_32x4d", branches=(MASK,))
+maskrcnn_resnext101_32x8d_fpn = Preset(MaskRCNN, "resnext101_32x8d", branches=(MASK,))
+maskrcnn_resnext101_64x4d_fpn = Preset(MaskRCNN, "resnext101_64x4d", branches=(MASK,))
 fasterrcnn_resnet18_fpn = Preset(FasterRCNN, "resnet18")
 fasterrcnn_resnet34_fpn = Preset(FasterRCNN, "resnet34")
 fasterrcnn_resnet50_fpn = Preset(FasterRCNN, "resnet50")
 fasterrcnn_resnet101_fpn = Preset(FasterRCNN, "resnet101")
-fasterrcnn_resnet50_fpn_v2 = Preset(FasterRCNN, "resnet50", "batch", "batch", _v2_parts)
-# A person and the background, as torchvision's builder has it.
-keypointrcnn_resnet50_fpn = Preset(KeypointRCNN, "resnet50", num_classes=2)
-keypointmaskrcnn_resnet50_fpn = Preset(KeypointMaskRCNN, "resnet50", num_classes=2)
+keypointrcnn_resnet50_fpn = Preset(KeypointRCNN, "resnet50", branches=(KEYPOINT,), num_classes=2)
+keypointmaskrcnn_resnet50_fpn = Preset(KeypointMaskRCNN, "resnet50", branches=(MASK, KEYPOINT), num_classes=2)
+
+# torchvision's second recipe: two RPN convolutions, and normalised heads.
+V2_PYRAMID = FPN(fpn_norm="batch")
+V2_BOXES = BoxRecipe(rpn_convolutions=2, box_head="4conv1fc", head_norm="batch")
+fasterrcnn_resnet50_fpn_v2 = Preset(FasterRCNN, "resnet50", V2_PYRAMID, V2_BOXES, pretrained_norm="batch")
+maskrcnn_resnet50_fpn_v2 = Preset(
+    MaskRCNN, "resnet50", V2_PYRAMID, V2_BOXES, (MASK,), pretrained_norm="batch"
+)
+
+# One map: its numbers of regions are the paper's for C4.
+C4_BOXES, C4_MASK = BoxRecipe(box_head="average"), MaskRecipe("none")
+ONE_MAP_OPTIONS = {
+    "rpn_pre_nms_top_n_train": 12000,
+    "rpn_pre_nms_top_n_test": 6000,
+    "rpn_post_nms_top_n_test": 300,
+}
+C4_OPTIONS = ONE_MAP_OPTIONS | {"box_batch_size_per_image": 64}
+fasterrcnn_resnet50_c4 = Preset(FasterRCNN, "resnet50", C4(), C4_BOXES, options=C4_OPTIONS)
+maskrcnn_resnet50_c4 = Preset(MaskRCNN, "resnet50", C4(), C4_BOXES, (C4_MASK,), options=C4_OPTIONS)
+maskrcnn_resnet101_c4 = Preset(MaskRCNN, "resnet101", C4(), C4_BOXES, (C4_MASK,), options=C4_OPTIONS)
+maskrcnn_resnet50_c5 = Preset(MaskRCNN, "resnet50", C5(), branches=(MASK,), options=ONE_MAP_OPTIONS)
+maskrcnn_resnet50_dc5 = Preset(
+    MaskRCNN, "resnet50", C5(dilated=True), branches=(MASK,), options=ONE_MAP_OPTIONS
+)
+
+# Detectors that train on a CPU: ResNet-18, 64 channels, small heads, anchors of 8 to 128 pixels.
+TINY_PYRAMID = FPN(64)
+TINY_BOXES = BoxRecipe(anchor_sizes=(8, 16, 32, 64, 128), box_channels=256)
+TINY_MASK, TINY_KEYPOINT = MaskRecipe(mask_channels=(64,) * 2), KeypointRecipe(keypoint_channels=(64,) * 4)
+TINY_OPTIONS = {
+    "min_size": 256,
+    "max_size": 400,
+    "rpn_pre_nms_top_n_train": 1000,
+    "rpn_pre_nms_top_n_test": 1000,
+    "rpn_post_nms_top_n_train": 500,
+    "rpn_post_nms_top_n_test": 500,
+    "box_batch_size_per_image": 128,
+    "box_detections_per_img": 300,
+    "mask_convention": "continuous",
+}
+maskrcnn_tiny = Preset(MaskRCNN, "resnet18", TINY_PYRAMID, TINY_BOXES, (TINY_MASK,), options=TINY_OPTIONS)
+keypointrcnn_tiny = Preset(
+    KeypointRCNN, "resnet18", TINY_PYRAMID, TINY_BOXES, (TINY_KEYPOINT,), num_classes=2, options=TINY_OPTIONS
+)
+keypointmaskrcnn_tiny = Preset(
+    KeypointMaskRCNN,
+    "resnet18",
+    TINY_PYRAMID,
+    TINY_BOXES,
+    (TINY_MASK, TINY_KEYPOINT),
+    num_classes=2,
+    options=TINY_OPTIONS,
+)
+maskrcnn_tiny_c4 = Preset(
+    MaskRCNN,
+    "resnet18",
+    C4(),
+    replace(TINY_BOXES, box_head="average"),
+    (replace(TINY_MASK, mask_head="none"),),
+    options=TINY_OPTIONS,
+)
+maskrcnn_tiny_c5 = Preset(MaskRCNN, "resnet18", C5(), TINY_BOXES, (TINY_MASK,), options=TINY_OPTIONS)
+maskrcnn_tiny_dc5 = replace(maskrcnn_tiny_c5, neck=C5(dilated=True))
 
 
-TINY_WIDTH = 64
-
-
-def _tiny_parts(num_classes: int) -> dict[str, Any]:
-    """What the tiny detectors share: they train on a CPU."""
-    return {
-        "min_size": 256,
-        "max_size": 400,
-        "rpn_anchor_generator": AnchorGenerator((8, 16, 32, 64, 128), (0.5, 1.0, 2.0)),
-        "rpn_pre_nms_top_n_train": 1000,
-        "rpn_pre_nms_top_n_test": 1000,
-        "rpn_post_nms_top_n_train": 500,
-        "rpn_post_nms_top_n_test": 500,
-        "box_roi_pool": ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=7, sampling_ratio=2),
-        "box_head": TwoMLPHead(TINY_WIDTH * 7 * 7, 256),
-        "box_predictor": FastRCNNPredictor(256, num_classes),
-        "box_batch_size_per_image": 128,
-        "box_detections_per_img": 300,
-        "mask_convention": "continuous",
-    }
-
-
-def _tiny_mask_parts(num_classes: int) -> dict[str, Any]:
-    return {
-        "mask_head": MaskRCNNHeads(TINY_WIDTH, (TINY_WIDTH,) * 2),
-        "mask_predictor": MaskRCNNPredictor(TINY_WIDTH, TINY_WIDTH, num_classes),
-    }
-
-
-def _tiny_keypoint_parts(num_keypoints: int) -> dict[str, Any]:
-    return {
-        "keypoint_head": KeypointRCNNHeads(TINY_WIDTH, (TINY_WIDTH,) * 4),
-        "keypoint_predictor": KeypointRCNNPredictor(TINY_WIDTH, num_keypoints),
-    }
-
-
-def maskrcnn_tiny(num_classes: int = 91, *, norm: str = "batch", **options: Any) -> MaskRCNN:
-    """A Mask R-CNN that trains on a CPU: ResNet-18, 64 channels, small heads, anchors of 8 to 128 pixels.
-
-    Args:
-        num_classes: K, the background included.
-        norm: normalisation of the ResNet.
-        options: ``anchor_sizes`` (see :class:`Preset`) and every other keyword of
-            :class:`~maskrcnn.models.detector.MaskRCNN`; they replace the ones set here (``min_size`` 256 and
-            ``max_size`` 400 pixels among them).
-    """
-    parts = _tiny_parts(num_classes) | _tiny_mask_parts(num_classes) | _with_anchors(options)
-    return MaskRCNN(resnet_fpn_backbone("resnet18", TINY_WIDTH, norm), **parts)
-
-
-def keypointrcnn_tiny(
-    num_classes: int = 2, *, num_keypoints: int = 17, norm: str = "batch", **options: Any
-) -> KeypointRCNN:
-    """A Keypoint R-CNN of the size of :func:`maskrcnn_tiny`, with four convolutions in the keypoint head.
-
-    Args:
-        num_classes: K, the background included.
-        num_keypoints: of each object.
-        norm: normalisation of the ResNet.
-        options: as for :func:`maskrcnn_tiny`, of :class:`~maskrcnn.models.detector.KeypointRCNN`.
-    """
-    parts = _tiny_parts(num_classes) | _tiny_keypoint_parts(num_keypoints) | _with_anchors(options)
-    return KeypointRCNN(resnet_fpn_backbone("resnet18", TINY_WIDTH, norm), **parts)
-
-
-def keypointmaskrcnn_tiny(
-    num_classes: int = 2, *, num_keypoints: int = 17, norm: str = "batch", **options: Any
-) -> KeypointMaskRCNN:
-    """:func:`maskrcnn_tiny` and :func:`keypointrcnn_tiny` in one detector; arguments as for the latter."""
-    branches = _tiny_mask_parts(num_classes) | _tiny_keypoint_parts(num_keypoints)
-    parts = _tiny_parts(num_classes) | branches | _with_anchors(options)
-    return KeypointMaskRCNN(resnet_fpn_backbone("resnet18", TINY_WIDTH, norm), **parts)
-
-
-BUILDERS: dict[str, Callable[..., FasterRCNN]] = {
-    "maskrcnn_tiny": maskrcnn_tiny,
-    "keypointrcnn_tiny": keypointrcnn_tiny,
-    "keypointmaskrcnn_tiny": keypointmaskrcnn_tiny,
-    **{name: value for name, value in globals().items() if isinstance(value, Preset)},
+BUILDERS: dict[str, Preset[Any]] = {
+    name: value for name, value in list(globals().items()) if isinstance(value, Preset)
 }
 
 
@@ -253,11 +248,12 @@ def without_weights(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     files = ("weights", "weights_backbone")
     started_from = {key for key in files if kwargs.get(key) is not None}
     kept = {key: value for key, value in kwargs.items() if key not in started_from}
-    builder = BUILDERS.get(name)
-    if not started_from or not isinstance(builder, Preset):
+    if not started_from or name not in BUILDERS:
         return kept
     kept.pop("trainable_backbone_layers", None)  # has no effect on, and no place in, a model without weights
-    norm = builder.norm(kept.get("norm"), kept.get("norm_eps"), *(key in started_from for key in files))
+    norm = BUILDERS[name].norm(
+        kept.get("norm"), kept.get("norm_eps"), *(key in started_from for key in files)
+    )
     return kept | dict(zip(("norm", "norm_eps"), norm, strict=True))
 
 
@@ -270,21 +266,6 @@ def build_model(name: str, **kwargs: Any) -> FasterRCNN:
     if name not in BUILDERS:
         raise ValueError(f"model: expected one of {', '.join(BUILDERS)}, got {name!r}")
     return BUILDERS[name](**kwargs)
-
-
-def _with_anchors(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with a generator in the place of ``anchor_sizes``."""
-    if "anchor_sizes" not in options:
-        return options
-    others = {name: value for name, value in options.items() if name != "anchor_sizes"}
-    if "rpn_anchor_generator" in others:
-        raise ValueError("anchor_sizes: expected either anchor_sizes or rpn_anchor_generator, got both")
-    sizes = options["anchor_sizes"]
-    if len(sizes) != len(DEFAULT_SIZES):
-        raise ValueError(
-            f"anchor_sizes: expected {len(DEFAULT_SIZES)}, one per pyramid level, got {len(sizes)}"
-        )
-    return others | {"rpn_anchor_generator": AnchorGenerator(sizes)}
 
 
 def _trainable_layers(trained: bool, wanted: int | None) -> int:

@@ -167,6 +167,8 @@ class FasterRCNN(GeneralizedRCNN):
         mask_format: see :class:`GeneralizedRCNN`.
         mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`; ``"integer"`` for weights that
             torchvision has trained.
+        mask_loss: ``"sigmoid"`` (each class alone) or ``"softmax"`` (classes compete for each pixel).
+        shared_head: see :class:`~maskrcnn.models.roi_heads.RoIHeads`.
     """
 
     def __init__(
@@ -205,6 +207,8 @@ class FasterRCNN(GeneralizedRCNN):
         fixed_size: tuple[int, int] | None = None,
         mask_format: str = "full",
         mask_convention: str = "integer",
+        mask_loss: str = "sigmoid",
+        shared_head: nn.Module | None = None,
     ) -> None:
         channels = _out_channels(backbone)
         if rpn_anchor_generator is None:
@@ -234,6 +238,8 @@ class FasterRCNN(GeneralizedRCNN):
             nms_thresh=box_nms_thresh,
             detections_per_img=box_detections_per_img,
             mask_convention=mask_convention,
+            mask_loss=mask_loss,
+            shared_head=shared_head,
         )
         transform = GeneralizedRCNNTransform(
             min_size,

@@ -70,18 +70,26 @@ class FastRCNNConvFCHead(nn.Sequential):
         super().__init__(*layers)
 
 
+class GlobalAveragePool(nn.Module):
+    """``[R, C, P, P] -> [R, C]``: the box head after a shared res5 ("C4")."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
 class FastRCNNPredictor(nn.Module):
-    """Class logits ``[R, K]`` and class-specific box deltas ``[R, K * 4]`` from a representation ``[R, C]``.
+    """Class logits ``[R, K]`` and box deltas ``[R, K * 4]`` or ``[R, 4]`` from a representation ``[R, C]``.
 
     Args:
         in_channels: C (``[R, C, 1, 1]`` is flattened).
         num_classes: K, the background (class 0) included.
+        class_agnostic: one box for all classes.
     """
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, num_classes: int, class_agnostic: bool = False) -> None:
         super().__init__()
         self.cls_score = nn.Linear(in_channels, num_classes)
-        self.bbox_pred = nn.Linear(in_channels, num_classes * 4)
+        self.bbox_pred = nn.Linear(in_channels, 4 if class_agnostic else num_classes * 4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.flatten(start_dim=1)
@@ -115,7 +123,7 @@ class MaskRCNNPredictor(nn.Sequential):
     Args:
         in_channels: channels of the mask head's output.
         dim_reduced: channels between.
-        num_classes: K, the background included.
+        num_classes: K, the background included; 1 for masks that all classes share.
     """
 
     conv5_mask: nn.ConvTranspose2d
@@ -141,12 +149,31 @@ class MaskRCNNPredictor(nn.Sequential):
         given; the other classes' masks are then never computed.
         """
         x = self.relu(self.conv5_mask(x))
-        if labels is None:
+        if labels is None or self.mask_fcn_logits.out_channels == 1:
             return self.mask_fcn_logits(x)
         weight = self.mask_fcn_logits.weight[labels].flatten(1)[:, None]
         logits = torch.bmm(weight, x.flatten(2)).unflatten(2, x.shape[2:])
         bias = self.mask_fcn_logits.bias
         return logits if bias is None else logits + bias[labels][:, None, None, None]
+
+
+class MaskMLPPredictor(nn.Module):
+    """All classes' masks by one fully connected layer: the paper's MLP mask branch, Table 2 (e).
+
+    Args:
+        in_channels: C of the mask head's output ``[R, C]``.
+        num_classes: K, the background included; 1 for masks that all classes share.
+        side: M.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, side: int) -> None:
+        super().__init__()
+        self.mask_logits = nn.Linear(in_channels, num_classes * side * side)
+        self.shape = (num_classes, side, side)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[R, C]`` to logits ``[R, K, M, M]``."""
+        return self.mask_logits(x).unflatten(1, self.shape)
 
 
 class KeypointRCNNHeads(nn.Sequential):

@@ -56,6 +56,14 @@ def mask_loss(logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum") / (count * pixels)
 
 
+def softmax_mask_loss(log_probabilities: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
+    """Cross-entropy per pixel over all classes: ``log_probabilities [P, 2, M, M]`` of the background and of the
+    region's class, ``targets [P, M, M]`` the share of the pixel that is its class's."""
+    background, own = log_probabilities.unbind(dim=1)
+    pixels = targets.shape[-2] * targets.shape[-1]
+    return -(targets * own + (1 - targets) * background).sum() / (count * pixels)
+
+
 def keypoint_loss(logits: Tensor, targets: Tensor, valid: Tensor, count: Tensor | float) -> Tensor:
     """Softmax cross-entropy over the cells of each heat map, of which one is the keypoint's.
 

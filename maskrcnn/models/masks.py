@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import maskrcnn_ops as ops
 from maskrcnn.encoded_masks import EncodedMasks
 from maskrcnn.models import losses
+from maskrcnn.models.detections import of_class
 from maskrcnn.models.heads import MaskRCNNPredictor
 from maskrcnn.models.images import Detection, Target
 
@@ -22,6 +23,8 @@ masks pasted into the whole pixels that a box touches. ``"continuous"``: both wh
 @dataclass(frozen=True)
 class MaskBranch:
     """What :class:`~maskrcnn.models.roi_heads.RoIHeads` does with the mask head's output.
+
+    Each pixel of the own class's mask is decided on its own, by a sigmoid.
 
     Args:
         convention: one of :data:`MASK_CONVENTIONS`.
@@ -50,12 +53,53 @@ class MaskBranch:
             mask_targets(t["masks"], b, m, logits.shape[-1], self.convention)
             for t, b, m in zip(targets, boxes, matches, strict=True)
         ]
-        return losses.mask_loss(logits, torch.cat(wanted), losses.normalizer(len(logits), logits.device))
+        count = losses.normalizer(len(logits), logits.device)
+        return self._pixel_loss(logits, torch.cat(wanted), count)
 
     def detections(self, logits: Tensor, boxes: list[Tensor]) -> list[Detection]:
         """For each image ``masks``: probabilities ``[D, 1, M, M]`` relative to the boxes."""
-        probabilities = logits.float().sigmoid()[:, None].split([len(b) for b in boxes])
+        probabilities = self._probabilities(logits.float())[:, None].split([len(b) for b in boxes])
         return [{"masks": masks} for masks in probabilities]
+
+    def _pixel_loss(self, logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
+        return losses.mask_loss(logits, targets, count)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+
+class SoftmaxMaskBranch(MaskBranch):
+    """Classes compete for each pixel, as in a fully convolutional network: the paper's Table 2 (b).
+
+    A pixel of the target is of the region's class, or of the background (class 0). Needs a predictor with a mask for
+    every class.
+    """
+
+    def logits(self, predictor: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+        """``[R, 2, M, M]``: log-probabilities of the background and of one class per region."""
+        scores = predictor(features).float().log_softmax(dim=1)
+        rows = torch.arange(len(labels), device=labels.device)
+        return torch.stack([scores[:, 0], scores[rows, labels]], dim=1)
+
+    def _pixel_loss(self, logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
+        return losses.softmax_mask_loss(logits, targets, count)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits[:, 1].exp()
+
+
+MASK_BRANCHES = {"sigmoid": MaskBranch, "softmax": SoftmaxMaskBranch}
+
+
+def mask_branch(loss: str, convention: str) -> MaskBranch:
+    """The branch of a name in :data:`MASK_BRANCHES`.
+
+    Raises:
+        ValueError: another ``loss`` or ``convention``.
+    """
+    if loss not in MASK_BRANCHES:
+        raise ValueError(f"mask_loss: expected one of {', '.join(MASK_BRANCHES)}, got {loss!r}")
+    return MASK_BRANCHES[loss](convention)
 
 
 @torch.no_grad()
@@ -89,4 +133,4 @@ def selected_logits(predictor: nn.Module, features: Tensor, labels: Tensor) -> T
     if isinstance(predictor, MaskRCNNPredictor):
         return predictor(features, labels)[:, 0]
     logits = predictor(features)
-    return logits[torch.arange(len(labels), device=logits.device), labels]
+    return of_class(logits, torch.arange(len(labels), device=logits.device), labels)

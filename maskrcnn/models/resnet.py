@@ -140,66 +140,104 @@ class ResNet(nn.Module):
         norm: constructor of the normalisation layers.
         stride_in_1x1: see :class:`Bottleneck`.
         dilated: the last stage keeps stride 16 and dilates its 3x3 convolutions by 2 instead ("DC5").
+        stages: how many of the four; 3 for "C4", whose last stage is a :class:`Res5Head`.
 
     Returns from ``forward``: ``{"0": [N, C0, H/4, W/4], "1": .../8, "2": .../16, "3": .../32}`` (dilated:
-    .../16 twice); :attr:`out_channels` holds C0..C3.
+    .../16 twice) of as many stages; :attr:`out_channels` holds C0..C3.
     """
 
     def __init__(
-        self, body: str | Body, norm: NormFactory, *, stride_in_1x1: bool = False, dilated: bool = False
+        self,
+        body: str | Body,
+        norm: NormFactory,
+        *,
+        stride_in_1x1: bool = False,
+        dilated: bool = False,
+        stages: int = 4,
     ) -> None:
         super().__init__()
-        if isinstance(body, str):
-            if body not in BODIES:
-                raise ValueError(f"ResNet: expected body in {sorted(BODIES)}, got {body!r}")
-            body = BODIES[body]
-        bottleneck, blocks = LAYOUTS[body.depth]
-        block: Callable[..., nn.Module] = partial(BasicBlock, norm=norm)
-        if bottleneck:
-            block = partial(
-                Bottleneck,
-                norm=norm,
-                groups=body.groups,
-                width_per_group=body.width_per_group,
-                stride_in_1x1=stride_in_1x1,
-            )
-        expansion = Bottleneck.expansion if bottleneck else BasicBlock.expansion
-        self.out_channels = [width * expansion for width in STAGE_WIDTHS]
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        inputs = (64, *self.out_channels[:3])
-        shapes = list(zip(inputs, STAGE_WIDTHS, self.out_channels, blocks, strict=True))
-        self.layer1 = _stage(block, *shapes[0], stride=1)
-        self.layer2 = _stage(block, *shapes[1], stride=2)
-        self.layer3 = _stage(block, *shapes[2], stride=2)
-        self.layer4 = _stage(block, *shapes[3], stride=1 if dilated else 2, dilation=2 if dilated else 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        strides, dilations = [1, 2, 2, 1 if dilated else 2], [1, 1, 1, 2 if dilated else 1]
+        all_stages = list(zip(_stages(body, norm, stride_in_1x1), strides, dilations, strict=True))
+        for number, (stage, stride, dilation) in enumerate(all_stages[:stages], start=1):
+            self.add_module(f"layer{number}", stage(stride, dilation))
+        self.out_channels = [stage.out_channels for stage, _, _ in all_stages[:stages]]
+        _initialise(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         features = {}
-        for name, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
-            x = stage(x)
-            features[str(name)] = x
+        for level in range(len(self.out_channels)):
+            x = self.get_submodule(f"layer{level + 1}")(x)
+            features[str(level)] = x
         return features
 
 
-def _stage(
-    block: Callable[..., nn.Module],
-    in_channels: int,
-    width: int,
-    out_channels: int,
-    count: int,
-    *,
-    stride: int,
-    dilation: int = 1,
-) -> nn.Sequential:
-    first = block(in_channels, width, stride, dilation)
-    return nn.Sequential(first, *(block(out_channels, width, 1, dilation) for _ in range(count - 1)))
+class Res5Head(nn.Module):
+    """The last stage of a ResNet on the features of each region: ``[R, C2, P, P] -> [R, C3, P/s, P/s]`` ("C4").
+
+    Args:
+        body, norm, stride_in_1x1: as for :class:`ResNet`; ``layer4`` keeps its name.
+        stride: s; 1 as the paper has it on regions of 7 x 7, 2 as its implementations do on 14 x 14.
+    """
+
+    def __init__(
+        self, body: str | Body, norm: NormFactory, *, stride_in_1x1: bool = False, stride: int = 1
+    ) -> None:
+        super().__init__()
+        stage = _stages(body, norm, stride_in_1x1)[3]
+        self.layer4 = stage(stride, 1)
+        self.out_channels = stage.out_channels
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer4(x)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Makes one stage once its stride and dilation are known."""
+
+    block: Callable[..., nn.Module]
+    in_channels: int
+    width: int
+    out_channels: int
+    count: int
+
+    def __call__(self, stride: int, dilation: int) -> nn.Sequential:
+        first = self.block(self.in_channels, self.width, stride, dilation)
+        others = (self.block(self.out_channels, self.width, 1, dilation) for _ in range(self.count - 1))
+        return nn.Sequential(first, *others)
+
+
+def _stages(body: str | Body, norm: NormFactory, stride_in_1x1: bool) -> list[_Stage]:
+    if isinstance(body, str):
+        if body not in BODIES:
+            raise ValueError(f"ResNet: expected body in {sorted(BODIES)}, got {body!r}")
+        body = BODIES[body]
+    bottleneck, blocks = LAYOUTS[body.depth]
+    block: Callable[..., nn.Module] = partial(BasicBlock, norm=norm)
+    if bottleneck:
+        block = partial(
+            Bottleneck,
+            norm=norm,
+            groups=body.groups,
+            width_per_group=body.width_per_group,
+            stride_in_1x1=stride_in_1x1,
+        )
+    expansion = Bottleneck.expansion if bottleneck else BasicBlock.expansion
+    outputs = [width * expansion for width in STAGE_WIDTHS]
+    shapes = zip([64, *outputs[:3]], STAGE_WIDTHS, outputs, blocks, strict=True)
+    return [_Stage(block, *shape) for shape in shapes]
+
+
+def _initialise(module: nn.Module) -> None:
+    for each in module.modules():
+        if isinstance(each, nn.Conv2d):
+            nn.init.kaiming_normal_(each.weight, mode="fan_out", nonlinearity="relu")
 
 
 def freeze_all_but(body: nn.Module, trainable_layers: int) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import maskrcnn_ops as ops
 from maskrcnn.models import losses
-from maskrcnn.models.detections import select_detections
+from maskrcnn.models.detections import of_class, select_detections
 from maskrcnn.models.images import Detection, Target
 from maskrcnn.models.keypoints import KeypointBranch
-from maskrcnn.models.masks import MaskBranch
+from maskrcnn.models.masks import MaskBranch, mask_branch
 from maskrcnn.models.matcher import Matcher, match_labels
 from maskrcnn.models.sampler import BalancedSampler
 
@@ -44,7 +44,7 @@ class RoIHeads(nn.Module):
     Args:
         box_roi_pool: module ``(features, boxes, image_sizes) -> [R, C, P, P]``.
         box_head: module ``[R, C, P, P] -> [R, F]``.
-        box_predictor: module ``[R, F] -> (logits [R, K], deltas [R, K * 4])``.
+        box_predictor: module ``[R, F] -> (logits [R, K], deltas [R, K * 4])``, or ``[R, 4]`` for all classes.
         matcher: proposals to ground truth.
         sampler: choice of regions for the losses.
         bbox_reg_weights: of the box encoding (x, y, w, h).
@@ -52,11 +52,13 @@ class RoIHeads(nn.Module):
         nms_thresh: IoU of suppression, within a class.
         detections_per_img: most detections of an image.
         mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`.
+        mask_loss: a name of :data:`maskrcnn.models.masks.MASK_BRANCHES`.
+        shared_head: applied to every branch's pooled features before its own head; then all branches pool alike.
         mask_roi_pool, mask_head, mask_predictor: the mask branch; all three or none.
         keypoint_roi_pool, keypoint_head, keypoint_predictor: the keypoint branch; all three or none.
 
     Raises:
-        ValueError: another ``mask_convention``.
+        ValueError: another ``mask_convention`` or ``mask_loss``.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class RoIHeads(nn.Module):
         nms_thresh: float = 0.5,
         detections_per_img: int = 100,
         mask_convention: str = "integer",
+        mask_loss: str = "sigmoid",
+        shared_head: nn.Module | None = None,
         mask_roi_pool: nn.Module | None = None,
         mask_head: nn.Module | None = None,
         mask_predictor: nn.Module | None = None,
@@ -79,6 +83,7 @@ class RoIHeads(nn.Module):
         keypoint_predictor: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.shared_head = shared_head
         self.box_roi_pool = box_roi_pool
         self.box_head = box_head
         self.box_predictor = box_predictor
@@ -89,7 +94,7 @@ class RoIHeads(nn.Module):
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
         # Their modules are attributes here, where the names of torchvision's parameters want them.
-        self._masks = MaskBranch(mask_convention)
+        self._masks = mask_branch(mask_loss, mask_convention)
         self._branches: tuple[Branch, ...] = (self._masks, KeypointBranch())
         self.mask_roi_pool = mask_roi_pool
         self.mask_head = mask_head
@@ -135,12 +140,19 @@ class RoIHeads(nn.Module):
         if targets is None:
             raise ValueError("targets: expected one dictionary per image in training, got None")
         regions = [self._sample(p, t["boxes"], t["labels"]) for p, t in zip(proposals, targets, strict=True)]
-        result = self._box_losses(features, regions, image_sizes, targets)
+        labels = torch.cat([r.labels for r in regions])
+        positive = torch.where(labels > 0)[0]
         boxes = [r.boxes[r.positive] for r in regions]
-        labels = torch.cat([r.labels[r.positive] for r in regions])
         matches = [r.matches for r in regions]
+        pooled = self._pool(self.box_roi_pool, features, [r.boxes for r in regions], image_sizes)
+        matched = torch.cat([t["boxes"][m] for t, m in zip(targets, matches, strict=True)])
+        result = self._box_losses(pooled, labels, positive, torch.cat(boxes), matched)
         for branch in self.branches:
-            logits = self._branch_logits(branch, features, boxes, labels, image_sizes)
+            pool, head, predictor = self._parts(branch)
+            # With a shared head all branches pool alike, and the regions' features are there already.
+            shared = self.shared_head is not None
+            own = pooled[positive] if shared else self._pool(pool, features, boxes, image_sizes)
+            logits = branch.logits(predictor, head(own), labels[positive])
             result[f"loss_{branch.name}"] = branch.loss(logits, targets, boxes, matches)
         return [], result
 
@@ -156,24 +168,23 @@ class RoIHeads(nn.Module):
         labels[positive] = gt_labels[matches[positive]]
         return SampledRegions(boxes[sampled], labels, positive, matches[positive])
 
-    def _box_outputs(
-        self, features: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_sizes)))
+    def _pool(
+        self,
+        pool: nn.Module,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> Tensor:
+        pooled = pool(features, boxes, image_sizes)
+        return pooled if self.shared_head is None else self.shared_head(pooled)
 
     def _box_losses(
-        self,
-        features: dict[str, Tensor],
-        regions: list[SampledRegions],
-        image_sizes: list[tuple[int, int]],
-        targets: list[Target],
+        self, pooled: Tensor, labels: Tensor, positive: Tensor, boxes: Tensor, matched: Tensor
     ) -> dict[str, Tensor]:
-        logits, deltas = self._box_outputs(features, [r.boxes for r in regions], image_sizes)
-        labels = torch.cat([r.labels for r in regions])
-        positive = torch.where(labels > 0)[0]
-        chosen = deltas.unflatten(1, (-1, 4))[positive, labels[positive]]
-        matched = torch.cat([t["boxes"][r.matches] for t, r in zip(targets, regions, strict=True)])
-        boxes = torch.cat([r.boxes[r.positive] for r in regions])
+        """Of regions ``[R, C, P, P]`` with ``labels [R]``, and of the ``positive [P]`` among them: their ``boxes`` and
+        the ground truth of each, ``[P, 4]``."""
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        chosen = of_class(deltas.unflatten(1, (-1, 4)), positive, labels[positive])
         encoded = ops.encode_boxes(matched, boxes, self.bbox_reg_weights)
         count = losses.normalizer(len(labels), logits.device)
         return {
@@ -181,21 +192,11 @@ class RoIHeads(nn.Module):
             "loss_box_reg": losses.box_loss(chosen, encoded, count),
         }
 
-    def _branch_logits(
-        self,
-        branch: Branch,
-        features: dict[str, Tensor],
-        boxes: list[Tensor],
-        labels: Tensor,
-        image_sizes: list[tuple[int, int]],
-    ) -> Tensor:
-        pool, head, predictor = self._parts(branch)
-        return branch.logits(predictor, head(pool(features, boxes, image_sizes)), labels)
-
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> list[Detection]:
-        logits, deltas = self._box_outputs(features, proposals, image_sizes)
+        pooled = self._pool(self.box_roi_pool, features, proposals, image_sizes)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
         counts = [len(boxes) for boxes in proposals]
         scores = logits.float().softmax(dim=-1).split(counts)
         detections = [
@@ -211,7 +212,8 @@ class RoIHeads(nn.Module):
         boxes = [d["boxes"] for d in detections]
         labels = torch.cat([d["labels"] for d in detections])
         for branch in self.branches:
-            logits = self._branch_logits(branch, features, boxes, labels, image_sizes)
+            pool, head, predictor = self._parts(branch)
+            logits = branch.logits(predictor, head(self._pool(pool, features, boxes, image_sizes)), labels)
             for detection, found in zip(detections, branch.detections(logits, boxes), strict=True):
                 detection.update(found)
         return detections

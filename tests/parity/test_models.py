@@ -124,7 +124,7 @@ def test_grouped_body_gives_the_same_map() -> None:
 
 
 def test_tiny_detections(peer: Any, tiny_state: OrderedDict[str, Tensor]) -> None:
-    ours = maskrcnn.maskrcnn_tiny(CLASSES, mask_convention="integer")
+    ours = maskrcnn.maskrcnn_tiny(num_classes=CLASSES, mask_convention="integer")
     theirs = tiny_peer()
     for model in (ours, theirs):
         model.load_state_dict(tiny_state, strict=True)
@@ -134,7 +134,7 @@ def test_tiny_detections(peer: Any, tiny_state: OrderedDict[str, Tensor]) -> Non
 def test_tiny_initialisation(peer: Any) -> None:
     """Fresh weights of both come from the same distributions: same spread of every large parameter."""
     theirs = dict(tiny_peer().named_parameters())
-    for name, parameter in maskrcnn.maskrcnn_tiny(CLASSES).named_parameters():
+    for name, parameter in maskrcnn.maskrcnn_tiny(num_classes=CLASSES).named_parameters():
         assert parameter.requires_grad == theirs[name].requires_grad
         if parameter.numel() >= 2000:
             torch.testing.assert_close(parameter.std(), theirs[name].std(), rtol=0.1, atol=0, msg=name)
@@ -178,7 +178,7 @@ def assert_same_training(ours: nn.Module, theirs: nn.Module) -> None:
 @pytest.mark.parametrize("min_size", [192, (128, 160, 192)])
 def test_tiny_training(peer: Any, tiny_state: OrderedDict[str, Tensor], min_size: Any) -> None:
     ours, theirs = (
-        maskrcnn.maskrcnn_tiny(CLASSES, min_size=min_size, mask_convention="integer"),
+        maskrcnn.maskrcnn_tiny(num_classes=CLASSES, min_size=min_size, mask_convention="integer"),
         tiny_peer(min_size=min_size),
     )
     for model in (ours, theirs):
@@ -238,7 +238,7 @@ def test_tiny_with_masks_and_keypoints(peer: Any) -> None:
     torch.manual_seed(7)
     theirs = tiny_keypoint_peer()
     state = calibrate(theirs)
-    ours = maskrcnn.keypointmaskrcnn_tiny(CLASSES, mask_convention="integer")
+    ours = maskrcnn.keypointmaskrcnn_tiny(num_classes=CLASSES, mask_convention="integer")
     ours.load_state_dict(state, strict=True)
     found, expected = detect(ours), detect(theirs)
     assert {"masks", "keypoints", "keypoints_scores"} <= set(found[0]) == set(expected[0])

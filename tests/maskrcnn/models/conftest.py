@@ -19,7 +19,7 @@ def tiny() -> Callable[..., maskrcnn.MaskRCNN]:
     def build(num_classes: int = CLASSES, **options: Any) -> maskrcnn.MaskRCNN:
         torch.manual_seed(0)
         small = {"min_size": 64, "max_size": 96, "rpn_post_nms_top_n_test": 30, "box_detections_per_img": 20}
-        return maskrcnn.maskrcnn_tiny(num_classes, **(small | options))
+        return maskrcnn.maskrcnn_tiny(num_classes=num_classes, **(small | options))
 
     return build
 

@@ -89,7 +89,7 @@ def test_bad_options() -> None:
     with pytest.raises(ValueError, match=r"either num_classes or mask_predictor, got neither"):
         maskrcnn.MaskRCNN(backbone, box_predictor=FastRCNNPredictor(1024, 2))
     with pytest.raises(ValueError, match=r"norm: expected one of batch, frozen, group, sync, got 'layer'"):
-        maskrcnn.maskrcnn_tiny(2, norm="layer")
+        maskrcnn.maskrcnn_tiny(num_classes=2, norm="layer")
     with pytest.raises(ValueError, match=r"ResNet: expected body in \['resnet101', .*\], got 'resnet19'"):
         resnet_fpn_backbone("resnet19")
     with pytest.raises(ValueError, match=r"aspect_ratios: .*each of the 2 levels of sizes, got 1"):

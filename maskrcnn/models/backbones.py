@@ -1,4 +1,4 @@
-"""Feature pyramid network (Lin et al., 2016) and the backbone that ends in one."""
+"""Feature pyramid network (Lin et al., 2016), and the backbones that end in one or in a single map."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.models.norm import NormFactory
+from maskrcnn.models.resnet import ResNet
 
 
 class FeaturePyramidNetwork(nn.Module):
@@ -15,15 +16,22 @@ class FeaturePyramidNetwork(nn.Module):
         in_channels_list: channels of the input maps, finest first.
         out_channels: channels of every output map.
         norm: constructor of the normalisation after each convolution; None: none, and biases instead.
+        extra_level: give ``"pool"`` as well.
 
     ``forward`` takes ``{name: [N, C, H, W]}``, finest first, and returns the same names and sizes with
     ``out_channels`` channels, and ``"pool"``: the coarsest output with every second row and column.
     """
 
     def __init__(
-        self, in_channels_list: list[int], out_channels: int, norm: NormFactory | None = None
+        self,
+        in_channels_list: list[int],
+        out_channels: int,
+        norm: NormFactory | None = None,
+        *,
+        extra_level: bool = True,
     ) -> None:
         super().__init__()
+        self.extra_level = extra_level
 
         def conv(channels: int, size: int) -> nn.Sequential:
             # A Sequential even of one: the parameter names in circulation are inner_blocks.0.0.weight and so on.
@@ -49,7 +57,8 @@ class FeaturePyramidNetwork(nn.Module):
             top = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
             outputs.append(self.layer_blocks[level](top))
         result = dict(zip(features, reversed(outputs), strict=True))
-        result["pool"] = outputs[0][:, :, ::2, ::2]
+        if self.extra_level:
+            result["pool"] = outputs[0][:, :, ::2, ::2]
         return result
 
 
@@ -70,3 +79,22 @@ class BackboneWithFPN(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return self.fpn(self.body(x))
+
+
+class BackboneWithOneMap(nn.Module):
+    """The last map of a body alone.
+
+    Args:
+        body: module giving ``{name: [N, C, H, W]}``, finest first, with ``out_channels``, one number per map.
+
+    ``forward`` returns this one map under its name in the body.
+    """
+
+    def __init__(self, body: ResNet) -> None:
+        super().__init__()
+        self.body = body
+        self.out_channels = body.out_channels[-1]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        name, last = list(self.body(x).items())[-1]
+        return {name: last}

@@ -1,0 +1,140 @@
+"""What the heads of a detector stand on: a ResNet with a pyramid (FPN) or with one map (C4, C5, DC5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from maskrcnn.models.anchors import DEFAULT_RATIOS, AnchorGenerator
+from maskrcnn.models.backbones import BackboneWithFPN, BackboneWithOneMap, FeaturePyramidNetwork
+from maskrcnn.models.norm import NormFactory, norm_factory
+from maskrcnn.models.resnet import Res5Head, ResNet
+from maskrcnn.models.roi_layers import roi_layer
+
+PYRAMID_MAPS = ("0", "1", "2", "3")  # that regions are pooled from
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A backbone and what its maps ask of the parts above them.
+
+    Attributes:
+        backbone: the module that a detector takes.
+        maps: names of the maps that regions are pooled from, finest first.
+        levels: maps that the RPN looks at.
+        channels: of the features that a head gets.
+        shared_head: between pooling and the heads; None: nothing.
+        shrinks: side of pooled regions over the side of what a head gets.
+    """
+
+    backbone: BackboneWithFPN | BackboneWithOneMap
+    maps: tuple[str, ...]
+    levels: int
+    channels: int
+    shared_head: nn.Module | None = None
+    shrinks: int = 1
+
+    def roi_pool(self, layer: str, side: int) -> nn.Module:
+        """Pooling of a name in :data:`~maskrcnn.models.roi_layers.ROI_LAYERS` after which a head gets ``side``."""
+        return roi_layer(layer, self.maps, side * self.shrinks)
+
+    def anchor_generator(self, sizes: Sequence[float]) -> AnchorGenerator:
+        """One side (pixels) for each level of a pyramid, or all on the one map; ratios 0.5, 1, 2.
+
+        Raises:
+            ValueError: as many sizes are not there as levels.
+        """
+        if self.levels == 1:
+            return AnchorGenerator((tuple(sizes),), DEFAULT_RATIOS)
+        if len(sizes) != self.levels:
+            raise ValueError(f"anchor_sizes: expected {self.levels}, one per pyramid level, got {len(sizes)}")
+        return AnchorGenerator(sizes, DEFAULT_RATIOS)
+
+
+@dataclass(frozen=True)
+class BodyOptions:
+    """A ResNet's: see :class:`~maskrcnn.models.resnet.ResNet`."""
+
+    body: str
+    norm: NormFactory
+    stride_in_1x1: bool = False
+
+    def resnet(self, *, dilated: bool = False, stages: int = 4) -> ResNet:
+        return ResNet(self.body, self.norm, stride_in_1x1=self.stride_in_1x1, dilated=dilated, stages=stages)
+
+
+@dataclass(frozen=True)
+class FPN:
+    """A pyramid of strides 4 to 32, and 64 for the RPN.
+
+    Args:
+        out_channels: of every level.
+        fpn_norm: normalisation of its convolutions; None: none.
+        extra_level: the one of stride 64.
+    """
+
+    out_channels: int = 256
+    fpn_norm: str | None = None
+    extra_level: bool = True
+
+    def __call__(self, options: BodyOptions) -> Trunk:
+        resnet = options.resnet()
+        norm = None if self.fpn_norm is None else norm_factory(self.fpn_norm)
+        fpn = FeaturePyramidNetwork(
+            resnet.out_channels, self.out_channels, norm, extra_level=self.extra_level
+        )
+        backbone = BackboneWithFPN(resnet, fpn, self.out_channels)
+        return Trunk(backbone, PYRAMID_MAPS, len(PYRAMID_MAPS) + self.extra_level, self.out_channels)
+
+
+@dataclass(frozen=True)
+class C4:
+    """The map of stride 16; the last stage of the ResNet works on each region, for all heads.
+
+    Args:
+        res5_stride: 1 on regions of 7 x 7 (the paper's figure 4), or 2 on 14 x 14 as its implementations have it.
+    """
+
+    res5_stride: int = 1
+
+    def __call__(self, options: BodyOptions) -> Trunk:
+        backbone = BackboneWithOneMap(options.resnet(stages=3))
+        head = Res5Head(
+            options.body, options.norm, stride_in_1x1=options.stride_in_1x1, stride=self.res5_stride
+        )
+        return Trunk(backbone, ("2",), 1, head.out_channels, head, self.res5_stride)
+
+
+@dataclass(frozen=True)
+class C5:
+    """The last map alone, of stride 32.
+
+    Args:
+        dilated: of stride 16 with dilated convolutions ("DC5").
+    """
+
+    dilated: bool = False
+
+    def __call__(self, options: BodyOptions) -> Trunk:
+        backbone = BackboneWithOneMap(options.resnet(dilated=self.dilated))
+        return Trunk(backbone, ("3",), 1, backbone.out_channels)
+
+
+Neck = FPN | C4 | C5
+
+
+def whole_resnet(backbone: nn.Module, shared_head: nn.Module | None) -> nn.Module:
+    """The layers of a detector's ResNet in one module under their usual names, wherever they stand.
+
+    The layers are shared, not copied: to load a classifier's weights or freeze them here does it to the detector.
+    """
+    whole = nn.Module()
+    parts = [backbone.get_submodule("body")]
+    if shared_head is not None:
+        parts.append(shared_head)
+    for part in parts:
+        for name, layer in part.named_children():
+            whole.add_module(name, layer)
+    return whole
