@@ -2,6 +2,7 @@
 
 python -m benchmarks [options]                  measure, print a table, with --output write JSON
 python -m benchmarks report FILE.json ...       table and plot from JSON; --help tells more
+python -m benchmarks ablations --output FILE    train the paper's ablations at a small scale
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment, report
+from benchmarks import ablations, environment, report
 from benchmarks.harness import Clock, Row, Setting, measure
 
 STEMS = (
@@ -106,6 +107,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["report"]:
         return report.main(arguments[1:])
+    if arguments[:1] == ["ablations"]:
+        return ablations.main(arguments[1:])
     options = parser().parse_args(arguments)
     repeats = options.repeats if options.repeats is not None else 2 if options.quick else 15
     for name, value in (("--threads", options.threads), ("--repeats", repeats)):

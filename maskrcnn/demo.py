@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -69,10 +70,7 @@ def run_demo(
     """
     require_matplotlib()  # now, not after the training
     folder = _empty_folder(Path(output))
-    training = ShapesDataset(
-        BATCH * steps, SIZE, seed=seed, max_objects=MAX_OBJECTS
-    )  # drawn as they are needed
-    validation = ShapesDataset(60, SIZE, seed=seed + 1, max_objects=MAX_OBJECTS)
+    training, validation = datasets(steps, seed)
     contact_sheet(_examples(training), columns=6, cell=2 * SIZE).save(folder / "shapes.png")
     _say(f"shapes to learn from: {folder / 'shapes.png'}")
 
@@ -99,17 +97,24 @@ def run_demo(
     return evaluation
 
 
-def _train(
-    training: ShapesDataset,
-    validation: ShapesDataset,
-    folder: Path,
-    steps: int,
-    seed: int,
-    device: torch.device | str,
-    progress: bool,
-) -> tuple[nn.Module, Evaluation]:
-    """A trained model and its last evaluation."""
-    config = TrainingConfig(
+def shapes(count: int, seed: int) -> ShapesDataset:
+    """Pictures of the demo's kind, each drawn when it is needed."""
+    return ShapesDataset(count, SIZE, seed=seed, max_objects=MAX_OBJECTS)
+
+
+def datasets(steps: int, seed: int) -> tuple[ShapesDataset, ShapesDataset]:
+    """For training, every picture once, and for validation."""
+    return shapes(BATCH * steps, seed), shapes(60, seed + 1)
+
+
+def model_options(dataset: ShapesDataset) -> dict[str, Any]:
+    """Of a tiny detector for these pictures."""
+    return {"num_classes": dataset.num_classes, "min_size": SIZE, "max_size": SIZE, **FEW_OBJECTS}
+
+
+def recipe(steps: int, seed: int) -> TrainingConfig:
+    """A short training from random weights."""
+    return TrainingConfig(
         steps=steps,
         batch_size=BATCH,
         seed=seed,
@@ -122,8 +127,20 @@ def _train(
         evaluate_every=-(-steps // 4),  # rounded up, so that the last one comes at the end
         checkpoint_every=0,
     )
-    options = {"num_classes": training.num_classes, "min_size": SIZE, "max_size": SIZE, **FEW_OBJECTS}
-    description = ModelDescription("maskrcnn_tiny", options)
+
+
+def _train(
+    training: ShapesDataset,
+    validation: ShapesDataset,
+    folder: Path,
+    steps: int,
+    seed: int,
+    device: torch.device | str,
+    progress: bool,
+) -> tuple[nn.Module, Evaluation]:
+    """A trained model and its last evaluation."""
+    config = recipe(steps, seed)
+    description = ModelDescription("maskrcnn_tiny", model_options(training))
     torch.manual_seed(seed)
     model = description.build()
     evaluations: list[Evaluation] = []

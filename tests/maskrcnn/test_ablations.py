@@ -1,0 +1,52 @@
+"""The ablations' statistics by hand, and a whole run of two rows at a toy size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ablations
+from benchmarks.ablations import FPN, Variant, differences
+from maskrcnn.models.builders import BUILDERS
+
+
+def test_paired_test_by_hand() -> None:
+    """Differences 1, 2, 3: mean 2, deviation 1, bound 4.30 / sqrt(3) = 2.48; of 2, 2, 3: deviation 0.577, bound 1.43."""
+    base = [{"x": 10.0}, {"x": 20.0}, {"x": 30.0}]
+    assert differences([{"x": 11.0}, {"x": 22.0}, {"x": 33.0}], base, "x") == (2.0, False)
+    mean, significant = differences([{"x": 12.0}, {"x": 22.0}, {"x": 33.0}], base, "x")
+    assert mean == pytest.approx(7 / 3)
+    assert significant
+    assert differences([{"x": 11.0}], base[:1], "x") == (1.0, False)
+
+
+def test_rows_name_presets_and_options_that_exist() -> None:
+    import torch
+
+    with torch.device("meta"):
+        for rows in ablations.TABLES.values():
+            for variant in rows:
+                BUILDERS[variant.model](num_classes=5, **variant.options)
+
+
+@pytest.mark.slow
+def test_interrupted_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    tables = {"Mask loss": [Variant("softmax", FPN, {"mask_loss": "softmax"}, 1.5), Variant("sigmoid", FPN)]}
+    monkeypatch.setattr(ablations, "TABLES", tables)
+    output = tmp_path / "some" / "ablations.json"
+    arguments = ["--output", str(output), "--quick", "--threads", "1", "--seeds"]
+    assert ablations.main([*arguments, "1"]) == 0
+    first = json.loads(output.read_text())["runs"]
+    assert ablations.main([*arguments, "2"]) == 0
+    runs = json.loads(output.read_text())["runs"]
+    assert len(first) == 2
+    assert len(runs) == 4
+    assert all(runs[key] == figures for key, figures in first.items())
+    table = output.with_suffix(".md").read_text()
+    assert "| softmax |" in table
+    assert "(not significant) | 1.5 |" in table
+    assert "Toy sizes" in table
+    assert output.with_suffix(".png").stat().st_size > 5000
