@@ -3,6 +3,7 @@
 python -m benchmarks [options]                  measure, print a table, with --output write JSON
 python -m benchmarks report FILE.json ...       table and plot from JSON; --help tells more
 python -m benchmarks ablations --output FILE    train the paper's ablations at a small scale
+python -m benchmarks presets --output FILE      size and cost of every preset, AP of the tiny ones
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ablations, environment, report
+from benchmarks import ablations, environment, presets, report
 from benchmarks.harness import Clock, Row, Setting, measure
 
 STEMS = (
@@ -109,6 +110,8 @@ def main(arguments: Sequence[str]) -> int:
         return report.main(arguments[1:])
     if arguments[:1] == ["ablations"]:
         return ablations.main(arguments[1:])
+    if arguments[:1] == ["presets"]:
+        return presets.main(arguments[1:])
     options = parser().parse_args(arguments)
     repeats = options.repeats if options.repeats is not None else 2 if options.quick else 15
     for name, value in (("--threads", options.threads), ("--repeats", repeats)):

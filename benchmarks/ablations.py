@@ -203,7 +203,7 @@ def main(arguments: Sequence[str]) -> int:
     for key, (variant, seed) in progress(missing):
         results["runs"][key] = train_and_evaluate(variant, steps, seed, pictures)
         results["environment"] = environment.describe("cpu", None)
-        _save(options.output, results)
+        save(options.output, results)
     text = markdown(results)
     options.output.with_suffix(".md").write_text(text)
     plot(results, options.output.with_suffix(".png"))
@@ -221,7 +221,8 @@ def _load(path: Path, scale: dict[str, int]) -> dict[str, Any]:
     return results | scale
 
 
-def _save(path: Path, results: Mapping[str, Any]) -> None:
+def save(path: Path, results: Mapping[str, Any]) -> None:
+    """Write JSON so that an interruption leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(results, indent=1) + "\n")

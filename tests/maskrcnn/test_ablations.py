@@ -13,7 +13,7 @@ from maskrcnn.models.builders import BUILDERS
 
 
 def test_paired_test_by_hand() -> None:
-    """Differences 1, 2, 3: mean 2, deviation 1, bound 4.30 / sqrt(3) = 2.48; of 2, 2, 3: deviation 0.577, bound 1.43."""
+    """Differences 1, 2, 3: deviation 1, bound 4.30 / sqrt(3) = 2.48; of 2, 2, 3: deviation 0.577, bound 1.43."""
     base = [{"x": 10.0}, {"x": 20.0}, {"x": 30.0}]
     assert differences([{"x": 11.0}, {"x": 22.0}, {"x": 33.0}], base, "x") == (2.0, False)
     mean, significant = differences([{"x": 12.0}, {"x": 22.0}, {"x": 33.0}], base, "x")
@@ -50,3 +50,21 @@ def test_interrupted_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "(not significant) | 1.5 |" in table
     assert "Toy sizes" in table
     assert output.with_suffix(".png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_presets_in_figures(tmp_path: Path) -> None:
+    """The multiply-adds of the tiny one's first convolution are counted by hand; a row is not measured twice."""
+    from benchmarks import presets
+
+    output = tmp_path / "presets.json"
+    arguments = ["--output", str(output), "--quick", "--threads", "1", "--names"]
+    assert presets.main([*arguments, "keypointmaskrcnn_tiny", "--no-training"]) == 0
+    first = json.loads(output.read_text())["rows"]["keypointmaskrcnn_tiny"]
+    assert presets.main([*arguments, "keypointmaskrcnn_tiny", "maskrcnn_tiny", "--no-training"]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert rows["keypointmaskrcnn_tiny"] == first
+    assert rows["maskrcnn_tiny"]["parameters"] > 12e6
+    stem = 3 * 64 * 49 * 32 * 48  # of a batch of 64 x 96
+    assert 5 * stem < rows["maskrcnn_tiny"]["macs"] < 500 * stem
+    assert "| `maskrcnn_tiny` |" in output.with_suffix(".md").read_text()

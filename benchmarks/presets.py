@@ -1,0 +1,160 @@
+"""Every preset in figures: its size, its cost on one picture, and for the tiny ones their AP after a short training.
+
+python -m benchmarks presets --output FILE.json      measure what FILE.json lacks, then write the table
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import environment
+from benchmarks.ablations import Variant, save, train_and_evaluate
+
+HEIGHT, WIDTH = 800, 1216
+OBJECTS = 8
+TRAINED = "_tiny"  # presets with this in their names are trained
+
+
+def figures(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One preset's row."""
+    from maskrcnn.models.builders import build_model
+
+    side = 64 if options.quick else HEIGHT
+    torch.manual_seed(0)
+    model = build_model(name, min_size=side, max_size=2 * side)
+    image, target = example(model, side)
+    result: dict[str, Any] = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model([image])
+    result["macs"] = counter.get_total_flops() // 2
+    with torch.inference_mode():
+        result["forward"] = median(lambda: model([image]), options.repeats)
+    model.train()
+    result["step"] = median(lambda: step(model, image, target), options.repeats)
+    if TRAINED in name and not options.no_training:
+        pictures = 4 if options.quick else 200
+        runs = [
+            train_and_evaluate(Variant(name, name), options.steps, seed, pictures)
+            for seed in range(options.seeds)
+        ]
+        result["runs"] = runs
+    return result
+
+
+def example(model: nn.Module, side: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """A picture of noise, and rectangles as objects with whatever the model trains on."""
+    height, width = side, side * WIDTH // HEIGHT
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(OBJECTS, 2, generator=generator) * torch.tensor([width * 0.5, height * 0.5])
+    extent = (0.1 + 0.4 * torch.rand(OBJECTS, 2, generator=generator)) * torch.tensor([width, height])
+    boxes = torch.cat([corner, corner + extent], dim=1)
+    target = {"boxes": boxes, "labels": torch.ones(OBJECTS, dtype=torch.int64)}
+    x, y = torch.arange(width) + 0.5, torch.arange(height)[:, None] + 0.5
+    x1, y1, x2, y2 = boxes.T[..., None, None]
+    target["masks"] = ((x >= x1) & (x < x2) & (y >= y1) & (y < y2)).to(torch.uint8)
+    keypoints: Any = getattr(model, "num_keypoints", None)
+    if keypoints is not None:
+        centre = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, torch.full((OBJECTS, 1), 2.0)], dim=1)
+        target["keypoints"] = centre[:, None].repeat(1, keypoints, 1)
+    return torch.rand(3, height, width, generator=generator), target
+
+
+def step(model: nn.Module, image: Tensor, target: dict[str, Tensor]) -> None:
+    """Losses and gradients; the weights stay, so that every step does the same."""
+    losses: Mapping[str, Tensor] = model([image], [target])
+    torch.stack(list(losses.values())).sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
+def median(call: Callable[[], object], repeats: int) -> float:
+    """Seconds, after one call that warms up."""
+    samples = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - start)
+    return statistics.median(samples[1:])
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table of all presets."""
+    facts = results["environment"]
+    lines = [
+        "`python -m benchmarks presets`: random weights; multiply-adds (convolutions and matrix products) and seconds for "
+        f"one picture of {HEIGHT} × {WIDTH}, default classes, {facts['threads']} threads of {facts['cpu']}; AP × 100 on "
+        f"generated shapes after {results['steps']} steps of the demo's recipe, mean ± standard deviation of "
+        f"{results['seeds']} seeds, of the presets made for a CPU. torch {facts['torch']}, {facts['date'][:10]}, "
+        f"commit {facts['commit']}.",
+        "",
+        "| preset | million parameters | GMACs | forward, s | training step, s | box AP | mask AP | mask AP75 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    if results["quick"]:
+        lines.insert(1, "**Toy sizes: these figures mean nothing.**")
+    for name, row in results["rows"].items():
+        cells = [f"{row['parameters'] / 1e6:.1f}", f"{row['macs'] / 1e9:.0f}"]
+        cells += [f"{row['forward']:.2f}", f"{row['step']:.2f}"]
+        cells += [_spread(row.get("runs", []), figure) for figure in ("bbox/AP", "segm/AP", "segm/AP75")]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(runs: Sequence[Mapping[str, float]], name: str) -> str:
+    values = [100 * run[name] for run in runs if name in run]
+    if not values:
+        return ""
+    return f"{statistics.fmean(values):.1f}" + (
+        f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    from tqdm import tqdm
+
+    from maskrcnn.models.builders import BUILDERS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks presets",
+        description="Measure every preset. A row that FILE.json holds is not measured again.",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--names", nargs="+", default=list(BUILDERS), metavar="NAME", help="default: all")
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="of the trainings")
+    parser.add_argument("--steps", type=int, default=500, help="of a training (default: 500)")
+    parser.add_argument("--no-training", action="store_true", help="leave the AP out")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--quick", action="store_true", help="toy sizes: shows that all works, measures nothing"
+    )
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.repeats, options.seeds, options.steps = 1, 1, 2
+    for name in ("repeats", "seeds", "steps", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
+    unknown = [name for name in options.names if name not in BUILDERS]
+    if unknown:
+        parser.error(f"--names: expected some of {', '.join(BUILDERS)}, got {', '.join(unknown)}")
+    torch.set_num_threads(options.threads)
+    scale = {"steps": options.steps, "seeds": options.seeds, "quick": options.quick}
+    results = json.loads(options.output.read_text()) if options.output.exists() else {**scale, "rows": {}}
+    if {key: results[key] for key in scale} != scale:
+        parser.error(f"--output {options.output}: holds rows of other --steps, --seeds or --quick")
+    for name in tqdm([name for name in options.names if name not in results["rows"]], unit="preset"):
+        results["rows"][name] = figures(name, options)
+        results["environment"] = environment.describe("cpu", None)
+        save(options.output, results)
+    text = markdown(results)
+    options.output.with_suffix(".md").write_text(text)
+    print(text)
+    return 0
