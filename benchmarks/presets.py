@@ -89,9 +89,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     """The table of all presets."""
     facts = results["environment"]
     lines = [
-        "`python -m benchmarks presets`: random weights; multiply-adds (convolutions and matrix products) and seconds for "
-        f"one picture of {HEIGHT} × {WIDTH}, default classes, {facts['threads']} threads of {facts['cpu']}; AP × 100 on "
-        f"generated shapes after {results['steps']} steps of the demo's recipe, mean ± standard deviation of "
+        "`python -m benchmarks presets`: random weights; multiply-adds (convolutions and matrix products) and seconds "
+        f"for one picture of {HEIGHT} × {WIDTH}, default classes, {facts['threads']} threads of {facts['cpu']}; AP × "
+        f"100 on generated shapes after {results['steps']} steps of the demo's recipe, mean ± standard deviation of "
         f"{results['seeds']} seeds, of the presets made for a CPU. torch {facts['torch']}, {facts['date'][:10]}, "
         f"commit {facts['commit']}.",
         "",
