@@ -27,10 +27,14 @@ if TYPE_CHECKING:
         maskrcnn_resnext101_32x8d_fpn,
         maskrcnn_resnext101_64x4d_fpn,
         maskrcnn_tiny,
+        yolact_resnet50_fpn,
+        yolact_tiny,
     )
     from maskrcnn.models.detector import FasterRCNN, KeypointMaskRCNN, KeypointRCNN, MaskRCNN
+    from maskrcnn.models.yolact import YOLACT
 
 __all__ = [
+    "YOLACT",
     "FasterRCNN",
     "KeypointMaskRCNN",
     "KeypointRCNN",
@@ -55,6 +59,8 @@ __all__ = [
     "maskrcnn_resnext101_32x8d_fpn",
     "maskrcnn_resnext101_64x4d_fpn",
     "maskrcnn_tiny",
+    "yolact_resnet50_fpn",
+    "yolact_tiny",
 ]
 
 
@@ -62,7 +68,7 @@ def __getattr__(name: str) -> Any:
     # Names load on first use: `maskrcnn --help` and data workers need no model.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "detector" if name.endswith("RCNN") else "builders"
+    module = "yolact" if name == "YOLACT" else "detector" if name.endswith("RCNN") else "builders"
     return getattr(importlib.import_module(f"maskrcnn.models.{module}"), name)
 
 

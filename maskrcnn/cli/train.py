@@ -163,7 +163,7 @@ def _targets(name: str) -> list[str]:
     from maskrcnn.models.builders import build_model
 
     with bad_input(f"--model {name}: "), torch.device("meta"):
-        return build_model(name).roi_heads.target_keys
+        return build_model(name).target_keys
 
 
 def build(

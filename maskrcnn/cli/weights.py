@@ -19,6 +19,8 @@ PREDICTORS = (
     "roi_heads.box_predictor.",
     "roi_heads.mask_predictor.mask_fcn_logits.",
     "roi_heads.keypoint_predictor.",
+    "head.cls_logits.",
+    "semantic.",
 )
 # Parts of a pretrained ResNet with frozen norms to go on training: torchvision's default.
 TRAINED_LAYERS = 3

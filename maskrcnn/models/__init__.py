@@ -1,6 +1,7 @@
 """Backbones, heads and the assembled detectors; everything a user composes a model from."""
 
 from maskrcnn.models.anchors import AnchorGenerator
+from maskrcnn.models.base import BaseDetector
 from maskrcnn.models.builders import BUILDERS, Preset, build_model, resnet_fpn_backbone
 from maskrcnn.models.detector import (
     FasterRCNN,
@@ -9,7 +10,7 @@ from maskrcnn.models.detector import (
     KeypointRCNN,
     MaskRCNN,
 )
-from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
+from maskrcnn.models.fpn import BackboneWithFPN, CoarsePyramid, FeaturePyramidNetwork
 from maskrcnn.models.heads import (
     FastRCNNConvFCHead,
     FastRCNNPredictor,
@@ -22,11 +23,15 @@ from maskrcnn.models.heads import (
 from maskrcnn.models.norm import FrozenBatchNorm2d
 from maskrcnn.models.resnet import ResNet
 from maskrcnn.models.rpn import RPNHead
+from maskrcnn.models.yolact import YOLACT
 
 __all__ = [
     "BUILDERS",
+    "YOLACT",
     "AnchorGenerator",
     "BackboneWithFPN",
+    "BaseDetector",
+    "CoarsePyramid",
     "FastRCNNConvFCHead",
     "FastRCNNPredictor",
     "FasterRCNN",

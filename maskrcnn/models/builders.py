@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import maskrcnn_ops as ops
 from maskrcnn.models.anchors import DEFAULT_RATIOS, DEFAULT_SIZES, AnchorGenerator
+from maskrcnn.models.base import BaseDetector
 from maskrcnn.models.detector import (
     FEATURE_MAPS,
     FasterRCNN,
@@ -17,7 +18,7 @@ from maskrcnn.models.detector import (
     KeypointRCNN,
     MaskRCNN,
 )
-from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
+from maskrcnn.models.fpn import BackboneWithFPN, CoarsePyramid, FeaturePyramidNetwork
 from maskrcnn.models.heads import (
     FastRCNNConvFCHead,
     FastRCNNPredictor,
@@ -36,15 +37,21 @@ from maskrcnn.models.weights import (
     upgrade_keys,
     without_classifier,
 )
+from maskrcnn.models.yolact import YOLACT
 
 Weights = str | os.PathLike[str] | StateDict
-Detector = TypeVar("Detector", bound=FasterRCNN)
+Detector = TypeVar("Detector", bound=BaseDetector)
 
 
 def resnet_fpn_backbone(
-    body: str, out_channels: int = 256, norm: str = "batch", eps: float = 1e-5, fpn_norm: str | None = None
+    body: str,
+    out_channels: int = 256,
+    norm: str = "batch",
+    eps: float = 1e-5,
+    fpn_norm: str | None = None,
+    pyramid: type[FeaturePyramidNetwork] = FeaturePyramidNetwork,
 ) -> BackboneWithFPN:
-    """A ResNet or ResNeXt with a pyramid of five levels, strides 4 to 64.
+    """A ResNet or ResNeXt with a pyramid of five levels, by default of strides 4 to 64.
 
     Args:
         body: a name of :data:`maskrcnn.models.resnet.BODIES`, such as ``"resnet50"``.
@@ -52,10 +59,11 @@ def resnet_fpn_backbone(
         norm: normalisation of the ResNet: ``"batch"``, ``"frozen"``, ``"group"`` or ``"sync"``.
         eps: of the normalisation.
         fpn_norm: normalisation of the pyramid; None: none.
+        pyramid: its class.
     """
     resnet = ResNet(body, norm_factory(norm, eps))
     pyramid_norm = None if fpn_norm is None else norm_factory(fpn_norm)
-    fpn = FeaturePyramidNetwork(resnet.out_channels, out_channels, pyramid_norm)
+    fpn = pyramid(resnet.out_channels, out_channels, pyramid_norm)
     return BackboneWithFPN(resnet, fpn, out_channels)
 
 
@@ -88,14 +96,16 @@ class Preset(Generic[Detector]):
         pretrained_norm: normalisation of a ResNet that starts from weights.
         parts: gives the options of the detector that differ from its defaults.
         num_classes: where the call names none.
+        pyramid: class of the feature pyramid.
     """
 
-    detector: type[Detector]
+    detector: Callable[..., Detector]
     body: str
     fpn_norm: str | None = None
     pretrained_norm: str = "frozen"
     parts: Callable[[], dict[str, Any]] = dict
     num_classes: int = 91
+    pyramid: type[FeaturePyramidNetwork] = FeaturePyramidNetwork
 
     def __call__(
         self,
@@ -113,7 +123,9 @@ class Preset(Generic[Detector]):
         if state_dict is not None:
             _check_classes(state_dict, num_classes)
         norm, norm_eps = self.norm(norm, norm_eps, weights is not None, weights_backbone is not None)
-        backbone = resnet_fpn_backbone(self.body, norm=norm, eps=norm_eps, fpn_norm=self.fpn_norm)
+        backbone = resnet_fpn_backbone(
+            self.body, norm=norm, eps=norm_eps, fpn_norm=self.fpn_norm, pyramid=self.pyramid
+        )
         if weights_backbone is not None and weights is None:
             classifier = read_weights(weights_backbone, "weights_backbone")
             backbone.body.load_state_dict(without_classifier(classifier))
@@ -164,6 +176,7 @@ fasterrcnn_resnet50_fpn_v2 = Preset(FasterRCNN, "resnet50", "batch", "batch", _v
 # A person and the background, as torchvision's builder has it.
 keypointrcnn_resnet50_fpn = Preset(KeypointRCNN, "resnet50", num_classes=2)
 keypointmaskrcnn_resnet50_fpn = Preset(KeypointMaskRCNN, "resnet50", num_classes=2)
+yolact_resnet50_fpn = Preset(YOLACT, "resnet50", num_classes=91, pyramid=CoarsePyramid)
 
 
 TINY_WIDTH = 64
@@ -240,10 +253,27 @@ def keypointmaskrcnn_tiny(
     return KeypointMaskRCNN(resnet_fpn_backbone("resnet18", TINY_WIDTH, norm), **parts)
 
 
-BUILDERS: dict[str, Callable[..., FasterRCNN]] = {
+def yolact_tiny(num_classes: int = 91, *, norm: str = "batch", **options: Any) -> YOLACT:
+    """A YOLACT of the size of :func:`maskrcnn_tiny`: the same backbone, anchors and sizes of images.
+
+    Its finest level has stride 4, and so its prototypes stride 2.
+
+    Args:
+        num_classes: K, the background included.
+        norm: normalisation of the ResNet.
+        options: as for :func:`maskrcnn_tiny`, of :class:`~maskrcnn.models.yolact.YOLACT`.
+    """
+    tiny = _tiny_parts(num_classes)
+    shared = ("min_size", "max_size", "rpn_anchor_generator", "box_detections_per_img")
+    parts = {name: tiny[name] for name in shared} | {"mask_side": 56} | _with_anchors(options)
+    return YOLACT(resnet_fpn_backbone("resnet18", TINY_WIDTH, norm), num_classes, **parts)
+
+
+BUILDERS: dict[str, Callable[..., BaseDetector]] = {
     "maskrcnn_tiny": maskrcnn_tiny,
     "keypointrcnn_tiny": keypointrcnn_tiny,
     "keypointmaskrcnn_tiny": keypointmaskrcnn_tiny,
+    "yolact_tiny": yolact_tiny,
     **{name: value for name, value in globals().items() if isinstance(value, Preset)},
 }
 
@@ -261,7 +291,7 @@ def without_weights(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return kept | dict(zip(("norm", "norm_eps"), norm, strict=True))
 
 
-def build_model(name: str, **kwargs: Any) -> FasterRCNN:
+def build_model(name: str, **kwargs: Any) -> BaseDetector:
     """Call the builder of this name.
 
     Raises:
