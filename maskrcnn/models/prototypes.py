@@ -105,8 +105,9 @@ def region_masks(logits: Tensor, boxes: Tensor, side: int) -> Tensor:
 
     Args:
         logits: ``[D, h, w]``, one map for each object.
-        boxes: ``[D, 4]`` in cells of the map.
+        boxes: ``[D, 4]`` in cells of the map; they get no gradient.
         side: M.
     """
+    boxes = boxes.detach()
     regions = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None].to(boxes), boxes], dim=1)
     return ops.roi_align(logits.float().sigmoid()[:, None], regions, side, aligned=True)

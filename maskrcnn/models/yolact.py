@@ -196,7 +196,7 @@ class YOLACT(BaseDetector):
                 -(-side * cell // (2 * whole))
                 for side, cell, whole in zip(images.image_sizes[i], grid, batch, strict=True)
             )
-            covered = F.avg_pool2d(masks, 2)[:, :rows, :columns]
+            covered = F.avg_pool2d(masks[:, None], 2)[:, 0, :rows, :columns]
 
             sums["loss_classifier"].append(self._class_sum(logits, matches, positive, target["labels"]))
             wanted = ops.encode_boxes(target["boxes"][truth], anchors_at(positive, *anchors), BOX_WEIGHTS)

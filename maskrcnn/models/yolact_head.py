@@ -34,7 +34,7 @@ class YOLACTHead(nn.Module):
         self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
         self.mask_coefficients = nn.Conv2d(in_channels, num_anchors * num_prototypes, 3, padding=1)
         for layer in (self.cls_logits, self.bbox_pred, self.mask_coefficients):
-            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
