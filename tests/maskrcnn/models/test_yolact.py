@@ -435,7 +435,7 @@ def test_learns_two_pictures() -> None:
     detector = model(num_classes=5, min_size=96, mask_format="bool").train()
     optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
     history = []
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
         found = detector(images, targets)
         torch.stack(list(found.values())).sum().backward()
