@@ -5,34 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import maskrcnn_ops as ops
 from maskrcnn.geometry import resize_boxes
-from maskrcnn.models import losses
 from maskrcnn.models.anchors import DEFAULT_RATIOS, AnchorGenerator, anchors_at
 from maskrcnn.models.base import BaseDetector, out_channels
 from maskrcnn.models.detections import MIN_SIDE
 from maskrcnn.models.images import Detection, ImageList, Target
 from maskrcnn.models.matcher import Matcher
-from maskrcnn.models.prototypes import (
-    ProtoNet,
-    assemble,
-    assembled_mask_loss,
-    region_masks,
-    semantic_loss,
-    whole_masks,
-)
+from maskrcnn.models.prototypes import ProtoNet, assemble, region_masks
 from maskrcnn.models.rpn import AnchorGrids
 from maskrcnn.models.transform import IMAGENET_MEAN, IMAGENET_STD, GeneralizedRCNNTransform
-from maskrcnn.models.yolact_head import NEGATIVES, YOLACTHead, hardest_negatives
+from maskrcnn.models.yolact_head import YOLACTHead
+from maskrcnn.models.yolact_losses import BOX_WEIGHTS, YOLACTLosses
 
 SIZES = (24, 48, 96, 192, 384)  # pixels, of the anchors of the levels P3 to P7
 SIDE = 550  # pixels, of a resized image
-BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the box encoding: the inverse of SSD's variances
-SMOOTH_L1_BETA = 1.0  # SSD's
-LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_semantic")
 
 
 class YOLACT(BaseDetector):
@@ -40,15 +29,12 @@ class YOLACT(BaseDetector):
 
     Called like :class:`~maskrcnn.models.detector.GeneralizedRCNN`, with the same images, targets (which need
     ``masks``) and results. The losses are ``loss_classifier``, ``loss_box_reg``, ``loss_mask`` and
-    ``loss_semantic``, each already multiplied by its weight.
+    ``loss_semantic`` (which class covers a cell of the finest level: asked in training only), each multiplied by its
+    weight; see :class:`~maskrcnn.models.yolact_losses.YOLACTLosses`.
 
     A detection's mask is assembled at the prototypes' resolution, half the stride of the finest level, and
     sampled at M x M points of its box. So all mask formats are those of Mask R-CNN, and no mask has the size
     of the image before it is asked for.
-
-    Per image the classifier learns from all positives and three negatives for each, the ones it gets wrong
-    most; from three where there are no positives. Classes, boxes and masks are averaged over the positives,
-    the semantic loss (which class covers a cell of the finest level, in training only) over the cells.
 
     Args:
         backbone: ``[N, 3, H, W] -> {name: [N, C, H_i, W_i]}``, finest first, each level half the one before
@@ -77,7 +63,8 @@ class YOLACT(BaseDetector):
         mask_format: see :class:`~maskrcnn.models.detector.GeneralizedRCNN`.
 
     Raises:
-        ValueError: a backbone without ``out_channels``, levels with unequal numbers of anchors.
+        ValueError: a backbone without ``out_channels``, levels with unequal numbers of anchors, options of
+            the losses that do not fit.
     """
 
     def __init__(
@@ -127,9 +114,8 @@ class YOLACT(BaseDetector):
         self.head = YOLACTHead(channels, kinds.pop(), num_classes, num_prototypes, conv_depth)
         self.proto_net = ProtoNet(channels, proto_channels or channels, num_prototypes)
         self.semantic = nn.Conv2d(channels, num_classes - 1, 1)
-        self.matcher = Matcher(fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True)
-        self.masks_per_image = masks_per_image
-        self.loss_weights = tuple(loss_weights)
+        matcher = Matcher(fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True)
+        self.losses = YOLACTLosses(matcher, masks_per_image, tuple(loss_weights))
         self.score_thresh = box_score_thresh
         self.nms_thresh = box_nms_thresh
         self.pre_nms_top_n = box_pre_nms_top_n
@@ -157,7 +143,7 @@ class YOLACT(BaseDetector):
         if targets is None:
             each = zip(images.image_sizes, *outputs, prototypes, strict=True)
             return [self._detect(anchors, batch, *image) for image in each], {}
-        return [], self._losses(anchors, images, targets, outputs, prototypes, self.semantic(maps[0]))
+        return [], self.losses(anchors, images, targets, outputs, prototypes, self.semantic(maps[0]))
 
     def _anchors(self, maps: list[Tensor], size: tuple[int, int]) -> AnchorGrids:
         """Cell anchors around the middle of the first cell, grid sizes and strides of all levels."""
@@ -167,70 +153,6 @@ class YOLACT(BaseDetector):
         cells = self.anchor_generator.cells(len(maps), maps[0].device)
         centred = [c + c.new_tensor([x, y, x, y]) / 2 for c, (y, x) in zip(cells, strides, strict=True)]
         return centred, grids, strides
-
-    # ---- training ----------------------------------------------------------------------------------------
-
-    def _losses(
-        self,
-        anchors: AnchorGrids,
-        images: ImageList,
-        targets: list[Target],
-        outputs: tuple[Tensor, Tensor, Tensor],
-        prototypes: Tensor,
-        semantic: Tensor,
-    ) -> dict[str, Tensor]:
-        """The four losses: sums over the images, each divided by what it counts in all of them."""
-        batch = (images.tensors.shape[-2], images.tensors.shape[-1])
-        grid = (prototypes.shape[-2], prototypes.shape[-1])
-        sums: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
-        positives = cells = 0
-        for i, target in enumerate(targets):
-            logits, deltas, coefficients = (output[i] for output in outputs)
-            matches = self.matcher.match_anchors(target["boxes"], *anchors)
-            positive = torch.where(matches >= 0)[0]
-            truth = matches[positive]
-            masks = whole_masks(target["masks"], target["boxes"], batch, grid)
-            boxes = resize_boxes(target["boxes"], batch, grid)
-            # Cells of the finest level are two by two of the prototypes'; those of the padding do not count.
-            rows, columns = (
-                -(-side * cell // (2 * whole))
-                for side, cell, whole in zip(images.image_sizes[i], grid, batch, strict=True)
-            )
-            covered = F.avg_pool2d(masks[:, None], 2)[:, 0, :rows, :columns]
-
-            sums["loss_classifier"].append(self._class_sum(logits, matches, positive, target["labels"]))
-            wanted = ops.encode_boxes(target["boxes"][truth], anchors_at(positive, *anchors), BOX_WEIGHTS)
-            sums["loss_box_reg"].append(losses.box_loss(deltas[positive], wanted, 1, SMOOTH_L1_BETA))
-            sums["loss_mask"].append(
-                self._mask_sum(coefficients[positive], prototypes[i], masks, boxes, truth)
-            )
-            sums["loss_semantic"].append(
-                semantic_loss(semantic[i, :, :rows, :columns], covered, target["labels"])
-            )
-            positives, cells = positives + len(positive), cells + rows * columns
-        count = losses.normalizer(positives, prototypes.device)
-        counts = dict.fromkeys(LOSSES, count) | {"loss_semantic": losses.normalizer(cells, prototypes.device)}
-        return {
-            name: weight * torch.stack(sums[name]).sum() / counts[name]
-            for name, weight in zip(LOSSES, self.loss_weights, strict=True)
-        }
-
-    def _class_sum(self, logits: Tensor, matches: Tensor, positive: Tensor, gt_labels: Tensor) -> Tensor:
-        """Cross-entropy of one image's positives and hardest negatives; ``logits [B, K]``, ``matches [B]``."""
-        negative = hardest_negatives(logits, matches, NEGATIVES * max(len(positive), 1))
-        labels = torch.cat([gt_labels[matches[positive]], torch.zeros_like(negative)])
-        return losses.classifier_loss(logits[torch.cat([positive, negative])], labels, 1)
-
-    def _mask_sum(
-        self, coefficients: Tensor, prototypes: Tensor, masks: Tensor, boxes: Tensor, truth: Tensor
-    ) -> Tensor:
-        """Mask loss of one image's positives: their coefficients ``[P, k]`` and ground truths ``[P]``."""
-        weight = 1.0
-        if len(truth) > self.masks_per_image:
-            chosen = torch.randperm(len(truth), device=truth.device)[: self.masks_per_image]
-            weight = len(truth) / len(chosen)
-            coefficients, truth = coefficients[chosen], truth[chosen]
-        return weight * assembled_mask_loss(assemble(prototypes, coefficients), masks[truth], boxes[truth])
 
     # ---- evaluation --------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""YOLACT's prediction head, shared by all levels, and the choice of anchors that it learns from."""
+"""YOLACT's prediction head, shared by all levels (Bolya et al., ICCV 2019, figure 4)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.models.heads import MaskRCNNHeads
-from maskrcnn.models.matcher import BELOW
 from maskrcnn.models.proposals import flatten_level
-
-NEGATIVES = 3  # for each positive
 
 
 class YOLACTHead(nn.Module):
@@ -51,19 +48,3 @@ class YOLACTHead(nn.Module):
 
         coefficients = flat(self.mask_coefficients, self.num_prototypes).tanh()
         return flat(self.cls_logits, self.num_classes), flat(self.bbox_pred, 4), coefficients
-
-
-@torch.no_grad()
-def hardest_negatives(logits: Tensor, matches: Tensor, count: int) -> Tensor:
-    """The background anchors that are least taken for background: at most ``count``, int64, hardest first.
-
-    Online hard example mining as in SSD (Liu et al., 2016).
-
-    Args:
-        logits: ``[B, K]``, background first.
-        matches: int64 ``[B]``, as :class:`~maskrcnn.models.matcher.Matcher` gives them.
-    """
-    logits = logits.float()
-    hardness = torch.where(matches == BELOW, logits.logsumexp(1) - logits[:, 0], -torch.inf)
-    hardest = hardness.topk(min(count, len(hardness))).indices
-    return hardest[matches[hardest] == BELOW]

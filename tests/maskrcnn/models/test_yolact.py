@@ -23,7 +23,7 @@ from maskrcnn.data import ShapesDataset
 from maskrcnn.encoded_masks import EncodedMasks
 from maskrcnn.models import AnchorGenerator, losses, resnet_fpn_backbone
 from maskrcnn.models.prototypes import assemble, assembled_mask_loss, region_masks, semantic_loss, whole_masks
-from maskrcnn.models.yolact_head import hardest_negatives
+from maskrcnn.models.yolact_losses import hardest_negatives
 from maskrcnn.results import encode_masks, inference, to_results
 
 LOSSES = ["loss_classifier", "loss_box_reg", "loss_mask", "loss_semantic"]
@@ -540,6 +540,10 @@ def test_bad_input(images: list[Tensor], targets: list[dict[str, Tensor]]) -> No
         detector(images, targets)
     with pytest.raises(ValueError, match=r"backbone: expected an attribute out_channels"):
         maskrcnn.YOLACT(torch.nn.Identity(), 2)
+    with pytest.raises(ValueError, match=r"masks_per_image: expected at least 1, got 0"):
+        model(masks_per_image=0)
+    with pytest.raises(ValueError, match=r"loss_weights: expected 4, got 2"):
+        model(loss_weights=(1, 1))
     uneven = AnchorGenerator(((8,), (16, 24)), (1.0,))
     with pytest.raises(ValueError, match=r"rpn_anchor_generator: expected one number of anchors .*\[1, 2\]"):
         model(rpn_anchor_generator=uneven)
