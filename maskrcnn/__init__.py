@@ -35,10 +35,14 @@ if TYPE_CHECKING:
         maskrcnn_tiny_c4,
         maskrcnn_tiny_c5,
         maskrcnn_tiny_dc5,
+        yolact_resnet50_fpn,
+        yolact_tiny,
     )
     from maskrcnn.models.detector import FasterRCNN, KeypointMaskRCNN, KeypointRCNN, MaskRCNN
+    from maskrcnn.models.yolact import YOLACT
 
 __all__ = [
+    "YOLACT",
     "FasterRCNN",
     "KeypointMaskRCNN",
     "KeypointRCNN",
@@ -71,6 +75,8 @@ __all__ = [
     "maskrcnn_tiny_c4",
     "maskrcnn_tiny_c5",
     "maskrcnn_tiny_dc5",
+    "yolact_resnet50_fpn",
+    "yolact_tiny",
 ]
 
 
@@ -78,7 +84,7 @@ def __getattr__(name: str) -> Any:
     # Names load on first use: `maskrcnn --help` and data workers need no model.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "detector" if name.endswith("RCNN") else "builders"
+    module = "yolact" if name == "YOLACT" else "detector" if name.endswith("RCNN") else "builders"
     return getattr(importlib.import_module(f"maskrcnn.models.{module}"), name)
 
 

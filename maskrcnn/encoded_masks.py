@@ -56,12 +56,12 @@ class EncodedMasks:
         """Of the image resized to ``size`` (H, W)."""
         return replace(self, size=size)
 
-    def crop(self, boxes: Tensor, side: int, matches: Tensor, *, aligned: bool) -> Tensor:
+    def crop(self, boxes: Tensor, side: int | tuple[int, int], matches: Tensor, *, aligned: bool) -> Tensor:
         """Masks cropped to boxes and resampled to M x M: float32 ``[P, M, M]`` in [0, 1].
 
         Args:
             boxes: ``[P, 4]``, pixels of the image as it is now.
-            side: M.
+            side: M, or (rows, columns).
             matches: int64 ``[P]``, the mask of each box.
             aligned: as for :func:`maskrcnn_ops.crop_masks`, in the annotation's pixels.
         """

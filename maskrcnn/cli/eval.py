@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if model.num_keypoints is not None:
         with bad_input("--keypoint-sigmas: "):
             check_sigmas(arguments.keypoint_sigmas, model.num_keypoints)
-    targets = model.roi_heads.target_keys
+    targets = model.target_keys
     dataset = read_dataset(arguments.images, arguments.annotations, targets=targets)
     dataset = dataset or ShapesDataset(100, seed=1)
     ids = category_ids(categories, dataset.categories, arguments.checkpoint)

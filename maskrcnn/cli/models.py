@@ -11,7 +11,7 @@ from maskrcnn.cli.common import UsageError, bad_input
 
 if TYPE_CHECKING:
     from maskrcnn.data import Category
-    from maskrcnn.models.detector import FasterRCNN
+    from maskrcnn.models.base import BaseDetector
 
 CHECKPOINT = """\
 CHECKPOINT is a folder that `maskrcnn train` wrote (its newest checkpoint is taken), one checkpoint in it
@@ -62,43 +62,43 @@ def find_checkpoint(path: str) -> Path:
     return place
 
 
-def load(path: str, model: str | None) -> tuple[FasterRCNN, Sequence[Category]]:
+def load(path: str, model: str | None) -> tuple[BaseDetector, Sequence[Category]]:
     """A trained model in evaluation mode, and the meaning of its labels: label i + 1 is the i-th category."""
     from maskrcnn.checkpoint import load_model
-    from maskrcnn.models.detector import FasterRCNN
+    from maskrcnn.models.base import BaseDetector
 
     place = find_checkpoint(path)
     if model is None:
         if place.suffix in (".pth", ".pt"):
             raise UsageError(f"{path}: bare weights say nothing about their model; name it with --model")
         loaded, metadata = load_model(place)
-        assert isinstance(loaded, FasterRCNN)
+        assert isinstance(loaded, BaseDetector)
         return loaded, metadata.categories
     return _load_bare(place, model)
 
 
-def _load_bare(path: Path, name: str) -> tuple[FasterRCNN, Sequence[Category]]:
+def _load_bare(path: Path, name: str) -> tuple[BaseDetector, Sequence[Category]]:
     from maskrcnn.checkpoint import load_weights
     from maskrcnn.data import Category
     from maskrcnn.models.builders import build_model
     from maskrcnn.models.weights import read_weights, upgrade_keys
 
     state = upgrade_keys(read_weights(path))
-    score = state.get("roi_heads.box_predictor.cls_score.bias")
-    if score is None:
+    classes = number_of_classes(state)
+    if classes is None:
         raise UsageError(
-            f"{path}: not the weights of a detector of this package (no roi_heads.box_predictor)"
+            f"{path}: not the weights of a detector of this package (neither roi_heads.box_predictor nor semantic)"
         )
     keypoints = keypoint_options(state)
     with bad_input("--model: "):
-        model = build_model(name, num_classes=len(score), **norm_options(state), **keypoints)
+        model = build_model(name, num_classes=classes, **norm_options(state), **keypoints)
     load_weights(model, path)
     model.eval()
-    if len(score) == 2 and keypoints.get("num_keypoints") == len(COCO_KEYPOINTS):
+    if classes == 2 and keypoints.get("num_keypoints") == len(COCO_KEYPOINTS):
         return model, [Category(1, COCO_NAMES[0], COCO_KEYPOINTS, _LEGS + _ARMS + _HEAD)]
     names = COCO_NAMES
-    if len(score) != len(names) + 1:
-        names = [f"class {number}" for number in range(1, len(score))]
+    if classes != len(names) + 1:
+        names = [f"class {number}" for number in range(1, classes)]
     listed = [Category(number, text or f"unused {number}") for number, text in enumerate(names, start=1)]
     return model, listed
 
@@ -114,6 +114,15 @@ def norm_options(state: Mapping[str, Any]) -> dict[str, Any]:
     if "backbone.body.bn1.running_mean" in state:
         return {"norm": "frozen", "norm_eps": 0.0}
     return {"norm": "group"}
+
+
+def number_of_classes(state: Mapping[str, Any]) -> int | None:
+    """K of a bare detector's weights, the background included; None for weights of something else."""
+    score = state.get("roi_heads.box_predictor.cls_score.bias")
+    if score is not None:
+        return len(score)
+    semantic = state.get("semantic.bias")  # YOLACT's, which knows no background
+    return None if semantic is None else len(semantic) + 1
 
 
 def keypoint_options(state: Mapping[str, Any]) -> dict[str, Any]:

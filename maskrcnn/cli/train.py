@@ -33,6 +33,7 @@ Train a detector on pictures with COCO annotations, or on the built-in shapes wh
 command run again goes on from the newest checkpoint in OUTPUT, with the same result as an unbroken run.
 
   maskrcnn train --output shapes                                  built-in shapes, a tiny model
+  maskrcnn train --model yolact_tiny --output shapes_yolact       the same with the one-stage detector
   maskrcnn train --images train --annotations instances_train.json \\
       --val-images val --val-annotations instances_val.json --output run --steps 2000 --milestones 1400 1800
   maskrcnn train --model maskrcnn_resnet50_fpn --weights coco.pth --images ... --annotations ... --output run
@@ -163,7 +164,7 @@ def _targets(name: str) -> list[str]:
     from maskrcnn.models.builders import build_model
 
     with bad_input(f"--model {name}: "), torch.device("meta"):
-        return build_model(name).roi_heads.target_keys
+        return build_model(name).target_keys
 
 
 def build(

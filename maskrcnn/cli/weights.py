@@ -19,6 +19,8 @@ PREDICTORS = (
     "roi_heads.box_predictor.",
     "roi_heads.mask_predictor.mask_fcn_logits.",
     "roi_heads.keypoint_predictor.",
+    "head.cls_logits.",
+    "semantic.",
 )
 # Parts of a pretrained ResNet with frozen norms to go on training: torchvision's default.
 TRAINED_LAYERS = 3
@@ -65,7 +67,7 @@ def build_with_weights(
     with bad_input(f"--model {name}: "):
         model = build_model(name, **options)
         description = ModelDescription(name, options)
-        body = whole_resnet(model.backbone, model.roi_heads.shared_head)
+        body = whole_resnet(model)
         pretrained = bool(state) and options.get("norm") == "frozen"
         freeze_all_but(body, (TRAINED_LAYERS if pretrained else 5) if layers is None else layers)
     if weights is not None:

@@ -1,7 +1,13 @@
 """Backbones, heads and the assembled detectors; everything a user composes a model from."""
 
 from maskrcnn.models.anchors import AnchorGenerator
-from maskrcnn.models.backbones import BackboneWithFPN, BackboneWithOneMap, FeaturePyramidNetwork
+from maskrcnn.models.backbones import (
+    BackboneWithFPN,
+    BackboneWithOneMap,
+    CoarsePyramid,
+    FeaturePyramidNetwork,
+)
+from maskrcnn.models.base import BaseDetector
 from maskrcnn.models.builders import BUILDERS, Preset, build_model, resnet_fpn_backbone
 from maskrcnn.models.detector import (
     FasterRCNN,
@@ -25,13 +31,17 @@ from maskrcnn.models.norm import FrozenBatchNorm2d
 from maskrcnn.models.resnet import Res5Head, ResNet
 from maskrcnn.models.roi_layers import ROI_LAYERS
 from maskrcnn.models.rpn import RPNHead
+from maskrcnn.models.yolact import YOLACT
 
 __all__ = [
     "BUILDERS",
     "ROI_LAYERS",
+    "YOLACT",
     "AnchorGenerator",
     "BackboneWithFPN",
     "BackboneWithOneMap",
+    "BaseDetector",
+    "CoarsePyramid",
     "FastRCNNConvFCHead",
     "FastRCNNPredictor",
     "FasterRCNN",

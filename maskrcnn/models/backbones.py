@@ -62,6 +62,35 @@ class FeaturePyramidNetwork(nn.Module):
         return result
 
 
+class CoarsePyramid(FeaturePyramidNetwork):
+    """A pyramid from the second map on, with two coarser levels in the place of the subsampled one.
+
+    Of a ResNet's four maps it makes P3 to P7, strides 8 to 128: P6 and P7 by 3x3 convolutions of stride 2,
+    from P5 and P6 (YOLACT, Bolya et al., 2019). The levels are called ``"1"`` to ``"3"``, ``"p6"``, ``"p7"``.
+
+    Args:
+        in_channels_list: channels of all input maps, finest first; the first is left out.
+        out_channels, norm: see :class:`FeaturePyramidNetwork`; the coarse levels are not normalised.
+    """
+
+    def __init__(
+        self, in_channels_list: list[int], out_channels: int, norm: NormFactory | None = None
+    ) -> None:
+        super().__init__(in_channels_list[1:], out_channels, norm, extra_level=False)
+        self.p6 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+        for layer in (self.p6, self.p7):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        result = super().forward(dict(list(features.items())[1:]))
+        result["p6"] = self.p6(list(result.values())[-1])
+        result["p7"] = self.p7(result["p6"])
+        return result
+
+
 class BackboneWithFPN(nn.Module):
     """A body that returns named maps, followed by a pyramid.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 from torch import nn
 
 from maskrcnn.models.backbones import BackboneWithFPN
+from maskrcnn.models.base import BaseDetector
 from maskrcnn.models.detector import (
     FasterRCNN,
     KeypointMaskRCNN,
@@ -18,19 +19,20 @@ from maskrcnn.models.detector import (
     MaskRCNN,
 )
 from maskrcnn.models.norm import norm_factory
-from maskrcnn.models.recipes import BoxRecipe, KeypointRecipe, MaskRecipe
+from maskrcnn.models.recipes import AnchorRecipe, BoxRecipe, KeypointRecipe, MaskRecipe
 from maskrcnn.models.resnet import freeze_all_but
-from maskrcnn.models.trunks import C4, C5, FPN, BodyOptions, Neck, whole_resnet
+from maskrcnn.models.trunks import C4, C5, FPN, BodyOptions, CoarseFPN, Neck, whole_resnet
 from maskrcnn.models.weights import (
     StateDict,
     read_weights,
     upgrade_keys,
     without_classifier,
 )
+from maskrcnn.models.yolact import SIZES, YOLACT
 
 Weights = str | os.PathLike[str] | StateDict
-Detector = TypeVar("Detector", bound=FasterRCNN)
-Recipe = TypeVar("Recipe", bound=Neck | BoxRecipe | MaskRecipe | KeypointRecipe)
+Detector = TypeVar("Detector", bound=BaseDetector)
+Recipe = TypeVar("Recipe", bound=Neck | AnchorRecipe | BoxRecipe | MaskRecipe | KeypointRecipe)
 
 
 def resnet_fpn_backbone(
@@ -78,17 +80,17 @@ class Preset(Generic[Detector]):
         detector: the class that is built.
         body: of the backbone, see :data:`maskrcnn.models.resnet.BODIES`.
         neck: what makes the body's maps those of the heads.
-        boxes: the RPN's and the box head.
-        branches: the heads beside it.
+        boxes: the RPN's and the box head; for YOLACT, which builds its own, the anchors.
+        branches: the heads beside them.
         pretrained_norm: normalisation of a ResNet that starts from weights.
         num_classes: where the call names none.
         options: of the detector, where they differ from its defaults.
     """
 
-    detector: type[Detector]
+    detector: Callable[..., Detector]
     body: str
     neck: Neck = field(default_factory=FPN)
-    boxes: BoxRecipe = field(default_factory=BoxRecipe)
+    boxes: BoxRecipe | AnchorRecipe = field(default_factory=BoxRecipe)
     branches: tuple[MaskRecipe | KeypointRecipe, ...] = ()
     pretrained_norm: str = "frozen"
     num_classes: int = 91
@@ -114,7 +116,7 @@ class Preset(Generic[Detector]):
         model = self._build(
             BodyOptions(self.body, norm_factory(norm, norm_eps), stride_in_1x1), num_classes, options
         )
-        resnet = whole_resnet(model.backbone, model.roi_heads.shared_head)
+        resnet = whole_resnet(model)
         if weights_backbone is not None and weights is None:
             resnet.load_state_dict(without_classifier(read_weights(weights_backbone, "weights_backbone")))
         trained = weights is not None or weights_backbone is not None
@@ -132,10 +134,12 @@ class Preset(Generic[Detector]):
         trunk = neck(body)
         parts = boxes.parts(trunk, num_classes, anchors)
         for each in self.branches:
+            assert isinstance(boxes, BoxRecipe)
             branch, options = _changed(each, options)
             parts |= branch.parts(trunk, num_classes, boxes)
-        parts |= {"shared_head": trunk.shared_head, **self.options, **options}
-        return self.detector(trunk.backbone, **parts)
+        if trunk.shared_head is not None:
+            parts["shared_head"] = trunk.shared_head
+        return self.detector(trunk.backbone, **(parts | dict(self.options) | options))
 
     def norm(
         self, norm: str | None, norm_eps: float | None, weights: bool, weights_backbone: bool
@@ -198,6 +202,8 @@ maskrcnn_resnet50_dc5 = Preset(
     MaskRCNN, "resnet50", C5(dilated=True), branches=(MASK,), options=ONE_MAP_OPTIONS
 )
 
+yolact_resnet50_fpn = Preset(YOLACT, "resnet50", CoarseFPN(), AnchorRecipe(SIZES))
+
 # Detectors that train on a CPU: ResNet-18, 64 channels, small heads, anchors of 8 to 128 pixels.
 TINY_PYRAMID = FPN(64)
 TINY_BOXES = BoxRecipe(anchor_sizes=(8, 16, 32, 64, 128), box_channels=256)
@@ -236,6 +242,14 @@ maskrcnn_tiny_c4 = Preset(
 )
 maskrcnn_tiny_c5 = Preset(MaskRCNN, "resnet18", C5(), TINY_BOXES, (TINY_MASK,), options=TINY_OPTIONS)
 maskrcnn_tiny_dc5 = replace(maskrcnn_tiny_c5, neck=C5(dilated=True))
+# Its finest level has stride 4, and so its prototypes stride 2.
+yolact_tiny = Preset(
+    YOLACT,
+    "resnet18",
+    TINY_PYRAMID,
+    AnchorRecipe(TINY_BOXES.anchor_sizes),
+    options={"min_size": 256, "max_size": 400, "box_detections_per_img": 300, "mask_side": 56},
+)
 
 
 BUILDERS: dict[str, Preset[Any]] = {
@@ -257,7 +271,7 @@ def without_weights(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return kept | dict(zip(("norm", "norm_eps"), norm, strict=True))
 
 
-def build_model(name: str, **kwargs: Any) -> FasterRCNN:
+def build_model(name: str, **kwargs: Any) -> BaseDetector:
     """Call the builder of this name.
 
     Raises:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 import maskrcnn_ops as ops
 from maskrcnn.models.anchors import AnchorGenerator
+from maskrcnn.models.base import BaseDetector, out_channels
 from maskrcnn.models.heads import (
     FastRCNNPredictor,
     KeypointRCNNHeads,
@@ -17,26 +18,22 @@ from maskrcnn.models.heads import (
     MaskRCNNPredictor,
     TwoMLPHead,
 )
-from maskrcnn.models.images import Detection, Target
+from maskrcnn.models.images import Detection, ImageList, Target
 from maskrcnn.models.matcher import Matcher
 from maskrcnn.models.roi_heads import RoIHeads
 from maskrcnn.models.rpn import RegionProposalNetwork, RPNHead
 from maskrcnn.models.sampler import BalancedSampler
-from maskrcnn.models.targets import check_images, check_targets
 from maskrcnn.models.transform import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    MASK_FORMATS,
     GeneralizedRCNNTransform,
-    map_back,
 )
-from maskrcnn.models.weights import upgrade_keys
 
 FEATURE_MAPS = ("0", "1", "2", "3")
 KEYPOINT_MIN_SIZES = (640, 672, 704, 736, 768, 800)  # scales that keypoints are trained on, pixels
 
 
-class GeneralizedRCNN(nn.Module):
+class GeneralizedRCNN(BaseDetector):
     """Two-stage detector made of four parts that it receives.
 
     ``model(images, targets)`` in training returns a dictionary of losses (0-dim tensors):
@@ -76,28 +73,19 @@ class GeneralizedRCNN(nn.Module):
         *,
         mask_format: str = "full",
     ) -> None:
-        super().__init__()
-        self.transform = transform
-        self.backbone = backbone
+        super().__init__(backbone, transform, mask_format=mask_format)
         self.rpn = rpn
         self.roi_heads = roi_heads
-        self.mask_format = mask_format
-
-    @property
-    def mask_format(self) -> str:
-        """How ``masks`` are returned: ``"full"``, ``"bool"``, ``"roi"`` or ``"rle"``."""
-        return self._mask_format
-
-    @mask_format.setter
-    def mask_format(self, value: str) -> None:
-        if value not in MASK_FORMATS:
-            raise ValueError(f"mask_format: expected one of {MASK_FORMATS}, got {value!r}")
-        self._mask_format = value
 
     @property
     def mask_convention(self) -> str:
         """One of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`."""
         return self.roi_heads.mask_convention
+
+    @property
+    def shared_head(self) -> nn.Module | None:
+        """See :class:`~maskrcnn.models.roi_heads.RoIHeads`."""
+        return self.roi_heads.shared_head
 
     @property
     def num_classes(self) -> int | None:
@@ -111,34 +99,18 @@ class GeneralizedRCNN(nn.Module):
         scores = getattr(self.roi_heads.keypoint_predictor, "kps_score_lowres", None)
         return getattr(scores, "out_channels", None)
 
-    def forward(
-        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
-    ) -> dict[str, Tensor] | list[Detection]:
-        """Losses in training, detections in evaluation (``targets`` are then ignored); see the class.
+    @property
+    def target_keys(self) -> list[str]:
+        """What a training target needs beside boxes and labels: of ``"masks"``, ``"keypoints"``."""
+        return self.roi_heads.target_keys
 
-        Raises:
-            ValueError, TypeError: malformed images or targets; the message names the image, the key and the
-            value.
-        """
-        check_images(images, len(self.transform.image_mean))
-        if self.training:
-            check_targets(targets, images, self.num_classes, self.roi_heads.target_keys, self.num_keypoints)
-        batch, batch_targets = self.transform(images, targets if self.training else None)
-        features = self.backbone(batch.tensors)
-        if isinstance(features, Tensor):
-            features = {"0": features}
-        proposals, proposal_losses = self.rpn(batch, features, batch_targets)
-        detections, region_losses = self.roi_heads(features, proposals, batch.image_sizes, batch_targets)
-        if self.training:
-            return {**region_losses, **proposal_losses}
-        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        return map_back(detections, batch.image_sizes, sizes, self.mask_format, self.mask_convention)
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """As :meth:`torch.nn.Module.load_state_dict`, after :func:`~maskrcnn.models.weights.upgrade_keys`."""
-        return super().load_state_dict(upgrade_keys(state_dict), strict=strict, assign=assign)
+    def predict(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None
+    ) -> tuple[list[Detection], dict[str, Tensor]]:
+        """Both stages; see :meth:`~maskrcnn.models.base.BaseDetector.predict`."""
+        proposals, proposal_losses = self.rpn(images, features, targets)
+        detections, region_losses = self.roi_heads(features, proposals, images.image_sizes, targets)
+        return detections, {**region_losses, **proposal_losses}
 
 
 class FasterRCNN(GeneralizedRCNN):
@@ -210,7 +182,7 @@ class FasterRCNN(GeneralizedRCNN):
         mask_loss: str = "sigmoid",
         shared_head: nn.Module | None = None,
     ) -> None:
-        channels = _out_channels(backbone)
+        channels = out_channels(backbone)
         if rpn_anchor_generator is None:
             rpn_anchor_generator = AnchorGenerator()
         rpn = RegionProposalNetwork(
@@ -276,7 +248,7 @@ class MaskRCNN(FasterRCNN):
         if (num_classes is None) == (mask_predictor is None):
             got = "both" if mask_predictor is not None else "neither"
             raise ValueError(f"MaskRCNN: expected either num_classes or mask_predictor, got {got}")
-        channels = _out_channels(backbone)
+        channels = out_channels(backbone)
         super().__init__(backbone, num_classes, **options)
         if mask_roi_pool is None:
             mask_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=14, sampling_ratio=2)
@@ -311,7 +283,7 @@ class KeypointRCNN(FasterRCNN):
     ) -> None:
         if num_keypoints is not None and keypoint_predictor is not None:
             raise ValueError("KeypointRCNN: expected either num_keypoints or keypoint_predictor, got both")
-        channels = _out_channels(backbone)
+        channels = out_channels(backbone)
         super().__init__(backbone, num_classes, min_size=min_size, **options)
         if keypoint_roi_pool is None:
             keypoint_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=14, sampling_ratio=2)
@@ -324,16 +296,6 @@ class KeypointRCNN(FasterRCNN):
 
 class KeypointMaskRCNN(MaskRCNN, KeypointRCNN):
     """Both branches in one detector: takes the options of :class:`MaskRCNN` and :class:`KeypointRCNN`."""
-
-
-def _out_channels(backbone: nn.Module) -> int:
-    channels = getattr(backbone, "out_channels", None)
-    if channels is None:
-        raise ValueError(
-            "backbone: expected an attribute out_channels (of every feature map), "
-            f"got a {type(backbone).__name__} without it"
-        )
-    return int(channels)
 
 
 def _pooled_cells(box_roi_pool: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""The losses of Mask R-CNN, each a sum over a count.
+"""The losses of the detectors, each a sum over a count.
 
 The count goes through :func:`normalizer`: in distributed training it becomes its mean over the processes, so
 that gradients averaged over processes equal those of one process on the joint batch.
@@ -37,12 +37,12 @@ def objectness_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Te
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum") / count
 
 
-def box_loss(deltas: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
-    """Smooth L1 of the encoded boxes ``[P, 4]`` of positives, for the RPN and for the box head.
+def box_loss(deltas: Tensor, targets: Tensor, count: Tensor | float, beta: float = SMOOTH_L1_BETA) -> Tensor:
+    """Smooth L1 of the encoded boxes ``[P, 4]`` of positives, for the RPN, the box head and YOLACT.
 
-    The sum runs over positives only, ``count`` over positives and negatives.
+    The sum runs over positives only, ``count`` over positives and negatives (in YOLACT positives).
     """
-    return F.smooth_l1_loss(deltas.float(), targets, beta=SMOOTH_L1_BETA, reduction="sum") / count
+    return F.smooth_l1_loss(deltas.float(), targets, beta=beta, reduction="sum") / count
 
 
 def classifier_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Tensor:

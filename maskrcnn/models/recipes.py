@@ -30,6 +30,22 @@ Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
+class AnchorRecipe:
+    """The anchors of a detector that builds its own heads.
+
+    Args:
+        anchor_sizes: pixels, one for each level.
+    """
+
+    anchor_sizes: Sequence[float]
+
+    def parts(self, trunk: Trunk, num_classes: int, anchors: AnchorGenerator | None = None) -> Parts:
+        """Of a detector; ``anchors`` in place of ``anchor_sizes``."""
+        generator = anchors or trunk.anchor_generator(self.anchor_sizes)
+        return {"num_classes": num_classes, "rpn_anchor_generator": generator}
+
+
+@dataclass(frozen=True)
 class BoxRecipe:
     """The RPN's head, and the box head.
 

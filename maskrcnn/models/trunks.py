@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from maskrcnn.models.anchors import DEFAULT_RATIOS, AnchorGenerator
-from maskrcnn.models.backbones import BackboneWithFPN, BackboneWithOneMap, FeaturePyramidNetwork
+from maskrcnn.models.backbones import (
+    BackboneWithFPN,
+    BackboneWithOneMap,
+    CoarsePyramid,
+    FeaturePyramidNetwork,
+)
+from maskrcnn.models.base import BaseDetector
 from maskrcnn.models.norm import NormFactory, norm_factory
 from maskrcnn.models.resnet import Res5Head, ResNet
 from maskrcnn.models.roi_layers import roi_layer
@@ -90,6 +96,22 @@ class FPN:
 
 
 @dataclass(frozen=True)
+class CoarseFPN:
+    """A pyramid of strides 8 to 128, all of them its heads' (YOLACT's).
+
+    Args:
+        out_channels: of every level.
+    """
+
+    out_channels: int = 256
+
+    def __call__(self, options: BodyOptions) -> Trunk:
+        resnet = options.resnet()
+        fpn = CoarsePyramid(resnet.out_channels, self.out_channels)
+        return Trunk(BackboneWithFPN(resnet, fpn, self.out_channels), PYRAMID_MAPS[1:], 5, self.out_channels)
+
+
+@dataclass(frozen=True)
 class C4:
     """The map of stride 16; the last stage of the ResNet works on each region, for all heads.
 
@@ -122,19 +144,16 @@ class C5:
         return Trunk(backbone, ("3",), 1, backbone.out_channels)
 
 
-Neck = FPN | C4 | C5
+Neck = FPN | CoarseFPN | C4 | C5
 
 
-def whole_resnet(backbone: nn.Module, shared_head: nn.Module | None) -> nn.Module:
+def whole_resnet(model: BaseDetector) -> nn.Module:
     """The layers of a detector's ResNet in one module under their usual names, wherever they stand.
 
     The layers are shared, not copied: to load a classifier's weights or freeze them here does it to the detector.
     """
     whole = nn.Module()
-    parts = [backbone.get_submodule("body")]
-    if shared_head is not None:
-        parts.append(shared_head)
-    for part in parts:
-        for name, layer in part.named_children():
+    for part in (model.backbone.body, model.shared_head):
+        for name, layer in part.named_children() if isinstance(part, nn.Module) else ():
             whole.add_module(name, layer)
     return whole

@@ -107,7 +107,7 @@ def test_c4_holds_one_resnet() -> None:
     model = maskrcnn.build_model(
         "maskrcnn_tiny_c4", weights_backbone=classifier | {"fc.bias": torch.zeros(3)}
     )
-    loaded = whole_resnet(model.backbone, model.roi_heads.shared_head).state_dict()
+    loaded = whole_resnet(model).state_dict()
     assert {name for name in classifier if not name.endswith("num_batches_tracked")} == set(loaded)
     assert all(torch.equal(value, classifier[name]) for name, value in loaded.items())
     trained = {name.split(".")[0] for name, p in model.backbone.body.named_parameters() if p.requires_grad}
