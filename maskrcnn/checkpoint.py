@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from maskrcnn.config import TrainingConfig
 from maskrcnn.data import Category
+from maskrcnn.data.coco_names import coco_labels
 from maskrcnn.models.builders import build_model, without_weights
-from maskrcnn.models.weights import upgrade_keys
+from maskrcnn.models.weights import body_of, upgrade_keys
 
 WEIGHTS, TRAINING, CONFIG = "model.safetensors", "training.pt", "config.json"
 
@@ -167,8 +168,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, Metadata]:
     Args:
         path: a checkpoint folder; a .safetensors file with this package's metadata; or a .pth file of
             torchvision's Mask R-CNN or Faster R-CNN with a ResNet FPN. Of the last the builder is found by
-            the names and shapes of its weights, its norm is taken as frozen, and label i is category i,
-            "class i".
+            the names and shapes of its weights, its norm is taken as frozen, and its categories are those of
+            :func:`maskrcnn.data.coco_names.coco_labels`.
 
     Raises:
         CheckpointError: naming the file: missing, unreadable, without metadata, or with weights that do not
@@ -209,27 +210,29 @@ def _read(path: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Tensor], Met
 
 def _torchvision_metadata(file: Path, weights: Mapping[str, Tensor]) -> Metadata:
     """The builder whose parameters carry these names; torchvision's files have frozen norms of epsilon 0."""
-    blocks = len({name.split(".")[3] for name in weights if name.startswith("backbone.body.layer3.")})
-    bottleneck = "backbone.body.layer3.0.conv3.weight" in weights
-    depth = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}.get((blocks, bottleneck))
+    body = body_of(weights, "backbone.body.")
     scores = weights.get("roi_heads.box_predictor.cls_score.bias")
-    if depth is None or scores is None:
+    if body is None or scores is None:
         raise CheckpointError(
             f"{file}: does not say what its model is, and has not the names of a torchvision R-CNN with a "
             "ResNet FPN; build the model and use load_weights"
         )
-    options: dict[str, Any] = {"num_classes": len(scores)}
-    has_masks = any(name.startswith("roi_heads.mask_predictor.") for name in weights)
-    kind = "mask" if has_masks else ""
+    kind, options = detector_kind(weights)
+    second = "backbone.fpn.inner_blocks.0.1.weight" in weights  # the second recipe normalises its pyramid
+    norm = {"norm": "batch", "norm_eps": 1e-5} if second else {"norm": "frozen", "norm_eps": 0.0}
+    name = f"{kind}_{body}_fpn{'_v2' if second else ''}"
+    categories = tuple(coco_labels(len(scores), options.get("num_keypoints")))
+    return Metadata(ModelDescription(name, options | norm), categories, step=0)
+
+
+def detector_kind(weights: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """Which detector the names of a box predictor and branches make, ``"maskrcnn"`` or the like, and its sizes."""
+    options: dict[str, Any] = {"num_classes": len(weights["roi_heads.box_predictor.cls_score.bias"])}
+    kind = "mask" if any(name.startswith("roi_heads.mask_predictor.") for name in weights) else ""
     maps = weights.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
     if maps is not None:
         kind, options["num_keypoints"] = f"keypoint{kind}", len(maps)
-    kind = kind or "faster"
-    second = "backbone.fpn.inner_blocks.0.1.weight" in weights  # the second recipe normalises its pyramid
-    norm = {"norm": "batch", "norm_eps": 1e-5} if second else {"norm": "frozen", "norm_eps": 0.0}
-    name = f"{kind}rcnn_resnet{depth}_fpn{'_v2' if second else ''}"
-    categories = tuple(Category(label, f"class {label}") for label in range(1, len(scores)))
-    return Metadata(ModelDescription(name, options | norm), categories, step=0)
+    return f"{kind or 'faster'}rcnn", options
 
 
 def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

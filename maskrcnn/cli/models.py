@@ -18,25 +18,6 @@ CHECKPOINT is a folder that `maskrcnn train` wrote (its newest checkpoint is tak
 (run/step_00000800), or a .safetensors file of one. Weights of torchvision (.pth) need --model NAME as well.
 """
 
-# COCO's 80 categories by their ids, which are also the labels of torchvision's published weights.
-_NAMES = (
-    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, , "
-    "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, "
-    ", backpack, umbrella, , , handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, "
-    "baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, , wine glass, cup, "
-    "fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, "
-    "cake, chair, couch, potted plant, bed, , dining table, , , toilet, , tv, laptop, mouse, remote, "
-    "keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, , book, clock, vase, scissors, "
-    "teddy bear, hair drier, toothbrush"
-)
-# The keypoints of COCO's persons, and the limbs between them, counted from 1.
-_PARTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-COCO_KEYPOINTS = ("nose", *(f"{side}_{part}" for part in _PARTS for side in ("left", "right")))
-_LEGS = ((16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13))
-_ARMS = ((6, 7), (6, 8), (7, 9), (8, 10), (9, 11))
-_HEAD = ((2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7))
-COCO_NAMES = [name.strip() for name in _NAMES.split(",")]  # "": no category has this id
-
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     """``CHECKPOINT`` and ``--model``."""
@@ -79,7 +60,7 @@ def load(path: str, model: str | None) -> tuple[FasterRCNN, Sequence[Category]]:
 
 def _load_bare(path: Path, name: str) -> tuple[FasterRCNN, Sequence[Category]]:
     from maskrcnn.checkpoint import load_weights
-    from maskrcnn.data import Category
+    from maskrcnn.data.coco_names import coco_labels
     from maskrcnn.models.builders import build_model
     from maskrcnn.models.weights import read_weights, upgrade_keys
 
@@ -94,13 +75,7 @@ def _load_bare(path: Path, name: str) -> tuple[FasterRCNN, Sequence[Category]]:
         model = build_model(name, num_classes=len(score), **norm_options(state), **keypoints)
     load_weights(model, path)
     model.eval()
-    if len(score) == 2 and keypoints.get("num_keypoints") == len(COCO_KEYPOINTS):
-        return model, [Category(1, COCO_NAMES[0], COCO_KEYPOINTS, _LEGS + _ARMS + _HEAD)]
-    names = COCO_NAMES
-    if len(score) != len(names) + 1:
-        names = [f"class {number}" for number in range(1, len(score))]
-    listed = [Category(number, text or f"unused {number}") for number, text in enumerate(names, start=1)]
-    return model, listed
+    return model, coco_labels(len(score), keypoints.get("num_keypoints"))
 
 
 def norm_options(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from maskrcnn.models.detector import (
     MaskRCNN,
 )
 from maskrcnn.models.fpn import BackboneWithFPN, FeaturePyramidNetwork
+from maskrcnn.models.geometry import Geometry, geometry_named
 from maskrcnn.models.heads import (
     FastRCNNConvFCHead,
     FastRCNNPredictor,
@@ -28,6 +29,7 @@ from maskrcnn.models.heads import (
     TwoMLPHead,
 )
 from maskrcnn.models.norm import norm_factory
+from maskrcnn.models.published import backbone_weights, detector_weights
 from maskrcnn.models.resnet import ResNet, freeze_all_but
 from maskrcnn.models.rpn import RPNHead
 from maskrcnn.models.weights import (
@@ -42,7 +44,13 @@ Detector = TypeVar("Detector", bound=FasterRCNN)
 
 
 def resnet_fpn_backbone(
-    body: str, out_channels: int = 256, norm: str = "batch", eps: float = 1e-5, fpn_norm: str | None = None
+    body: str,
+    out_channels: int = 256,
+    norm: str = "batch",
+    eps: float = 1e-5,
+    fpn_norm: str | None = None,
+    *,
+    stride_in_1x1: bool = False,
 ) -> BackboneWithFPN:
     """A ResNet or ResNeXt with a pyramid of five levels, strides 4 to 64.
 
@@ -52,8 +60,9 @@ def resnet_fpn_backbone(
         norm: normalisation of the ResNet: ``"batch"``, ``"frozen"``, ``"group"`` or ``"sync"``.
         eps: of the normalisation.
         fpn_norm: normalisation of the pyramid; None: none.
+        stride_in_1x1: see :class:`maskrcnn.models.resnet.Bottleneck`.
     """
-    resnet = ResNet(body, norm_factory(norm, eps))
+    resnet = ResNet(body, norm_factory(norm, eps), stride_in_1x1=stride_in_1x1)
     pyramid_norm = None if fpn_norm is None else norm_factory(fpn_norm)
     fpn = FeaturePyramidNetwork(resnet.out_channels, out_channels, pyramid_norm)
     return BackboneWithFPN(resnet, fpn, out_channels)
@@ -66,19 +75,22 @@ class Preset(Generic[Detector]):
     Parameter names and defaults are those of torchvision's function of the same name. Arguments of the call:
 
         weights: state dict of the whole detector, or the path of a file with one (``.safetensors``,
-            ``.pth``); torchvision's published files load, in both generations of their names. Nothing is
-            downloaded.
+            ``.pth``); torchvision's published files load, in both generations of their names. ``"coco"``
+            fetches the published file, see :mod:`maskrcnn.models.published`; else nothing is downloaded.
         weights_backbone: the same for the ResNet alone (a classifier's ``fc`` is left out); unused beside
-            ``weights``.
+            ``weights``. ``"imagenet"`` and ``"imagenet_v2"`` fetch torchvision's.
         num_classes: K, the background included; must agree with ``weights``. By default 91, for keypoints 2.
         options: ``trainable_backbone_layers`` (0 to 5, counted from the last; 3 with pretrained weights, else
             5), ``norm`` of the ResNet (``"batch"``, ``"frozen"``, ``"group"``, ``"sync"``; batch norm without
             pretrained weights; with them ``pretrained_norm``), ``norm_eps`` (0 for frozen norm under
-            ``weights``, as the published files expect; else 1e-5), ``anchor_sizes`` (pixels, one per pyramid
+            ``weights``, as the published files expect; else 1e-5), ``stride_in_1x1`` (of the ResNet's blocks,
+            as Detectron's weights expect), ``geometry`` (``"torchvision"`` or ``"detectron2"``, see
+            :class:`~maskrcnn.models.geometry.Geometry`), ``anchor_sizes`` (pixels, one per pyramid
             level: a JSON value in place of ``rpn_anchor_generator``), and every keyword of
             :attr:`detector`, such as :class:`~maskrcnn.models.detector.MaskRCNN`.
 
-    A call raises ``FileNotFoundError`` for a missing file or the name of published weights, and
+    A call raises ``FileNotFoundError`` for a missing file,
+    :class:`~maskrcnn.models.published.PublishedWeightsError` for published weights that cannot be had, and
     ``ValueError`` or ``RuntimeError`` for options or weights that do not fit.
 
     Attributes:
@@ -106,23 +118,42 @@ class Preset(Generic[Detector]):
         trainable_backbone_layers: int | None = None,
         norm: str | None = None,
         norm_eps: float | None = None,
+        stride_in_1x1: bool = False,
+        geometry: str = "torchvision",
         **options: Any,
     ) -> Detector:
+        conventions = geometry_named(geometry)
+        weights = detector_weights(weights, self.name)
+        weights_backbone = backbone_weights(weights_backbone, self.body)
         num_classes = self.num_classes if num_classes is None else num_classes
         state_dict = None if weights is None else upgrade_keys(read_weights(weights))
         if state_dict is not None:
             _check_classes(state_dict, num_classes)
         norm, norm_eps = self.norm(norm, norm_eps, weights is not None, weights_backbone is not None)
-        backbone = resnet_fpn_backbone(self.body, norm=norm, eps=norm_eps, fpn_norm=self.fpn_norm)
+        backbone = resnet_fpn_backbone(
+            self.body, norm=norm, eps=norm_eps, fpn_norm=self.fpn_norm, stride_in_1x1=stride_in_1x1
+        )
         if weights_backbone is not None and weights is None:
             classifier = read_weights(weights_backbone, "weights_backbone")
             backbone.body.load_state_dict(without_classifier(classifier))
         trained = weights is not None or weights_backbone is not None
         freeze_all_but(backbone.body, _trainable_layers(trained, trainable_backbone_layers))
-        model = self.detector(backbone, num_classes, **(self.parts() | _with_anchors(options)))
+        parts = self.parts() | conventions.pyramid_parts(self.branches) | _with_anchors(options, conventions)
+        model = self.detector(backbone, num_classes, **parts)
         if state_dict is not None:
             model.load_state_dict(state_dict)
         return model
+
+    @property
+    def name(self) -> str:
+        """Its key in :data:`BUILDERS`, ``""`` outside."""
+        return next((name for name, builder in BUILDERS.items() if builder is self), "")
+
+    @property
+    def branches(self) -> list[str]:
+        """Those of the detector beside the box head: of ``"mask"``, ``"keypoint"``."""
+        kinds = {"mask": MaskRCNN, "keypoint": KeypointRCNN}
+        return [branch for branch, kind in kinds.items() if issubclass(self.detector, kind)]
 
     def norm(
         self, norm: str | None, norm_eps: float | None, weights: bool, weights_backbone: bool
@@ -160,9 +191,12 @@ fasterrcnn_resnet18_fpn = Preset(FasterRCNN, "resnet18")
 fasterrcnn_resnet34_fpn = Preset(FasterRCNN, "resnet34")
 fasterrcnn_resnet50_fpn = Preset(FasterRCNN, "resnet50")
 fasterrcnn_resnet101_fpn = Preset(FasterRCNN, "resnet101")
+fasterrcnn_resnext101_32x8d_fpn = Preset(FasterRCNN, "resnext101_32x8d")
 fasterrcnn_resnet50_fpn_v2 = Preset(FasterRCNN, "resnet50", "batch", "batch", _v2_parts)
 # A person and the background, as torchvision's builder has it.
 keypointrcnn_resnet50_fpn = Preset(KeypointRCNN, "resnet50", num_classes=2)
+keypointrcnn_resnet101_fpn = Preset(KeypointRCNN, "resnet101", num_classes=2)
+keypointrcnn_resnext101_32x8d_fpn = Preset(KeypointRCNN, "resnext101_32x8d", num_classes=2)
 keypointmaskrcnn_resnet50_fpn = Preset(KeypointMaskRCNN, "resnet50", num_classes=2)
 
 
@@ -272,8 +306,8 @@ def build_model(name: str, **kwargs: Any) -> FasterRCNN:
     return BUILDERS[name](**kwargs)
 
 
-def _with_anchors(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with a generator in the place of ``anchor_sizes``."""
+def _with_anchors(options: dict[str, Any], geometry: Geometry | None = None) -> dict[str, Any]:
+    """The options with a generator of the geometry (torchvision's by default) in the place of ``anchor_sizes``."""
     if "anchor_sizes" not in options:
         return options
     others = {name: value for name, value in options.items() if name != "anchor_sizes"}
@@ -284,7 +318,7 @@ def _with_anchors(options: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"anchor_sizes: expected {len(DEFAULT_SIZES)}, one per pyramid level, got {len(sizes)}"
         )
-    return others | {"rpn_anchor_generator": AnchorGenerator(sizes)}
+    return others | {"rpn_anchor_generator": (geometry or Geometry()).anchors(sizes)}
 
 
 def _trainable_layers(trained: bool, wanted: int | None) -> int:

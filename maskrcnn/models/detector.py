@@ -18,6 +18,7 @@ from maskrcnn.models.heads import (
     TwoMLPHead,
 )
 from maskrcnn.models.images import Detection, Target
+from maskrcnn.models.losses import SMOOTH_L1_BETA
 from maskrcnn.models.matcher import Matcher
 from maskrcnn.models.roi_heads import RoIHeads
 from maskrcnn.models.rpn import RegionProposalNetwork, RPNHead
@@ -167,6 +168,7 @@ class FasterRCNN(GeneralizedRCNN):
         mask_format: see :class:`GeneralizedRCNN`.
         mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`; ``"integer"`` for weights that
             torchvision has trained.
+        smooth_l1_beta: of both box losses; 0 is plain L1, as detectron2 trains.
     """
 
     def __init__(
@@ -205,6 +207,7 @@ class FasterRCNN(GeneralizedRCNN):
         fixed_size: tuple[int, int] | None = None,
         mask_format: str = "full",
         mask_convention: str = "integer",
+        smooth_l1_beta: float = SMOOTH_L1_BETA,
     ) -> None:
         channels = _out_channels(backbone)
         if rpn_anchor_generator is None:
@@ -218,6 +221,7 @@ class FasterRCNN(GeneralizedRCNN):
             post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
             nms_thresh=rpn_nms_thresh,
             score_thresh=rpn_score_thresh,
+            smooth_l1_beta=smooth_l1_beta,
         )
         if box_roi_pool is None:
             box_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=7, sampling_ratio=2)
@@ -234,6 +238,7 @@ class FasterRCNN(GeneralizedRCNN):
             nms_thresh=box_nms_thresh,
             detections_per_img=box_detections_per_img,
             mask_convention=mask_convention,
+            smooth_l1_beta=smooth_l1_beta,
         )
         transform = GeneralizedRCNNTransform(
             min_size,

@@ -37,12 +37,13 @@ def objectness_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Te
     return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum") / count
 
 
-def box_loss(deltas: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
+def box_loss(deltas: Tensor, targets: Tensor, count: Tensor | float, beta: float = SMOOTH_L1_BETA) -> Tensor:
     """Smooth L1 of the encoded boxes ``[P, 4]`` of positives, for the RPN and for the box head.
 
-    The sum runs over positives only, ``count`` over positives and negatives.
+    The sum runs over positives only, ``count`` over positives and negatives. Differences below ``beta`` count
+    squared; with 0, plain L1, none do.
     """
-    return F.smooth_l1_loss(deltas.float(), targets, beta=SMOOTH_L1_BETA, reduction="sum") / count
+    return F.smooth_l1_loss(deltas.float(), targets, beta=beta, reduction="sum") / count
 
 
 def classifier_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Tensor:

@@ -52,6 +52,7 @@ class RoIHeads(nn.Module):
         nms_thresh: IoU of suppression, within a class.
         detections_per_img: most detections of an image.
         mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`.
+        smooth_l1_beta: of the box loss, see :func:`~maskrcnn.models.losses.box_loss`.
         mask_roi_pool, mask_head, mask_predictor: the mask branch; all three or none.
         keypoint_roi_pool, keypoint_head, keypoint_predictor: the keypoint branch; all three or none.
 
@@ -71,6 +72,7 @@ class RoIHeads(nn.Module):
         nms_thresh: float = 0.5,
         detections_per_img: int = 100,
         mask_convention: str = "integer",
+        smooth_l1_beta: float = losses.SMOOTH_L1_BETA,
         mask_roi_pool: nn.Module | None = None,
         mask_head: nn.Module | None = None,
         mask_predictor: nn.Module | None = None,
@@ -88,6 +90,7 @@ class RoIHeads(nn.Module):
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
+        self.smooth_l1_beta = smooth_l1_beta
         # Their modules are attributes here, where the names of torchvision's parameters want them.
         self._masks = MaskBranch(mask_convention)
         self._branches: tuple[Branch, ...] = (self._masks, KeypointBranch())
@@ -178,7 +181,7 @@ class RoIHeads(nn.Module):
         count = losses.normalizer(len(labels), logits.device)
         return {
             "loss_classifier": losses.classifier_loss(logits, labels, count),
-            "loss_box_reg": losses.box_loss(chosen, encoded, count),
+            "loss_box_reg": losses.box_loss(chosen, encoded, count, self.smooth_l1_beta),
         }
 
     def _branch_logits(

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskrcnn.models.resnet import BODIES, LAYOUTS
+
 StateDict = Mapping[str, Any]
 
 # Names of the generation before convolutions were wrapped together with their activation.
@@ -52,7 +54,7 @@ def read_weights(weights: str | os.PathLike[str] | StateDict, argument: str = "w
         argument: its name in errors.
 
     Raises:
-        FileNotFoundError: no such file, also for the name of published weights: nothing is downloaded.
+        FileNotFoundError: no such file.
         ValueError: the file holds no state dict.
     """
     if isinstance(weights, Mapping):
@@ -60,9 +62,11 @@ def read_weights(weights: str | os.PathLike[str] | StateDict, argument: str = "w
     path = Path(weights)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{argument}: expected a state dict or the path of a file with one (.safetensors or .pth), got "
-            f"{str(weights)!r}; downloads are not supported yet: fetch the file and pass its path"
+            f"{argument}: expected a state dict, the path of a file with one (.safetensors or .pth), or the word "
+            f"of published weights (see maskrcnn.models.published), got {str(weights)!r}"
         )
+    if path.suffix == ".pkl":
+        raise ValueError(f"{argument}: {path} needs converting: maskrcnn convert {path} OUT.safetensors")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -73,6 +77,27 @@ def read_weights(weights: str | os.PathLike[str] | StateDict, argument: str = "w
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{argument}: expected a state dict (names to tensors) in {path}")
     return content
+
+
+def body_of(state_dict: StateDict, prefix: str = "") -> str | None:
+    """The name of the ResNet or ResNeXt whose parameters have these names and shapes after ``prefix``.
+
+    Told by the blocks of the third stage and the channels of the first block's 3x3 convolution. None: no such
+    body in :data:`maskrcnn.models.resnet.BODIES`.
+    """
+    stage = f"{prefix}layer3."
+    blocks = len({key[len(stage) :].split(".")[0] for key in state_dict if key.startswith(stage)})
+    bottleneck = f"{prefix}layer1.0.conv3.weight" in state_dict
+    conv = state_dict.get(f"{prefix}layer1.0.conv2.weight")
+    if conv is None:
+        return None
+    groups = len(conv) // conv.shape[1]
+    shape = (blocks, bottleneck, groups, len(conv) // groups)
+    for name, body in BODIES.items():
+        kind, counts = LAYOUTS[body.depth]
+        if (counts[2], kind, body.groups, body.width_per_group) == shape:
+            return name
+    return None
 
 
 def without_classifier(state_dict: StateDict) -> OrderedDict[str, Any]:
