@@ -30,6 +30,8 @@ from maskrcnn.config import TrainingConfig
 from maskrcnn.data import Category
 from maskrcnn.data.coco_names import coco_labels
 from maskrcnn.models.builders import build_model, without_weights
+from maskrcnn.models.norm import norm_factory
+from maskrcnn.models.resnet import ResNet
 from maskrcnn.models.weights import body_of, upgrade_keys
 
 WEIGHTS, TRAINING, CONFIG = "model.safetensors", "training.pt", "config.json"
@@ -75,6 +77,15 @@ class Metadata:
     categories: tuple[Category, ...]
     step: int
 
+    @property
+    def name(self) -> str:
+        """Of the model's builder."""
+        return self.description.name
+
+    def build(self) -> nn.Module:
+        """See :meth:`ModelDescription.build`."""
+        return self.description.build()
+
     def to_json(self) -> str:
         """As stored in the weights file."""
         return json.dumps(
@@ -97,6 +108,27 @@ class Metadata:
         )
 
 
+@dataclass(frozen=True)
+class BackboneMetadata:
+    """What the file of a ResNet's weights says about itself: its body, and where its blocks have their stride."""
+
+    body: str
+    stride_in_1x1: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the body."""
+        return self.body
+
+    def build(self) -> nn.Module:
+        """The body, with frozen norms."""
+        return ResNet(self.body, norm_factory("frozen"), stride_in_1x1=self.stride_in_1x1)
+
+    def to_json(self) -> str:
+        """As stored in the weights file."""
+        return json.dumps({"body": self.body, "stride_in_1x1": self.stride_in_1x1})
+
+
 def write_checkpoint(
     folder: Path,
     weights: Mapping[str, Tensor],
@@ -110,11 +142,26 @@ def write_checkpoint(
     (folder / CONFIG).write_text(json.dumps(config.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Tensor], metadata: Metadata) -> None:
+def save_weights(
+    path: str | os.PathLike[str], weights: Mapping[str, Tensor], metadata: Metadata | BackboneMetadata
+) -> None:
     """Write a state dict and its metadata as one .safetensors file (the format knows no strides)."""
+    key = "maskrcnn" if isinstance(metadata, Metadata) else "maskrcnn_backbone"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     # save_file would give the file mode 600, against the user's umask.
-    Path(path).write_bytes(safetensors.torch.save(tensors, metadata={"maskrcnn": metadata.to_json()}))
+    Path(path).write_bytes(safetensors.torch.save(tensors, metadata={key: metadata.to_json()}))
+
+
+def read_backbone_options(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The options that a model needs for the backbone weights of this file; none where it does not say."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads((file.metadata() or {}).get("maskrcnn_backbone", "{}"))
+        return {"stride_in_1x1": True} if values.get("stride_in_1x1") else {}
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Metadata | None]:
@@ -175,8 +222,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, Metadata]:
         CheckpointError: naming the file: missing, unreadable, without metadata, or with weights that do not
             fit.
     """
-    file, weights, metadata = _read(path)
-    metadata = metadata or _torchvision_metadata(file, weights)
+    file, weights, metadata = read_state(path)
+    metadata = metadata or torchvision_metadata(file, weights)
     try:
         model = metadata.description.build()
     except (TypeError, ValueError) as error:
@@ -191,11 +238,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     A .pth may hold the state dict itself or have it under "model". Raises ``CheckpointError`` as
     :func:`load_model` does.
     """
-    file, weights, _ = _read(path)
+    file, weights, _ = read_state(path)
     apply_weights(model, weights, source=str(file))
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Tensor], Metadata | None]:
+def read_state(path: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Tensor], Metadata | None]:
+    """The file of a path, its state dict in today's names, and what it says about itself; see :func:`load_model`."""
     path = Path(path)
     file = path / WEIGHTS if path.is_dir() else path
     if file.suffix == ".safetensors":
@@ -208,8 +256,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Tensor], Met
     return file, upgrade_keys(weights), None
 
 
-def _torchvision_metadata(file: Path, weights: Mapping[str, Tensor]) -> Metadata:
-    """The builder whose parameters carry these names; torchvision's files have frozen norms of epsilon 0."""
+def torchvision_metadata(file: Path, weights: Mapping[str, Tensor]) -> Metadata:
+    """What a file of torchvision does not say: the builder whose parameters have its names, and its categories.
+
+    Without normalised pyramid its norms are taken as frozen with epsilon 0, as torchvision trained them.
+    """
     body = body_of(weights, "backbone.body.")
     scores = weights.get("roi_heads.box_predictor.cls_score.bias")
     if body is None or scores is None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = """\
 CHECKPOINT is a folder that `maskrcnn train` wrote (its newest checkpoint is taken), one checkpoint in it
-(run/step_00000800), or a .safetensors file of one. Weights of torchvision (.pth) need --model NAME as well.
+(run/step_00000800), or a .safetensors file of one or of `maskrcnn convert`. Weights of torchvision (.pth) need
+--model NAME as well; the word "coco" instead of a file fetches those that torchvision publishes.
 """
 
 
@@ -47,7 +48,13 @@ def load(path: str, model: str | None) -> tuple[FasterRCNN, Sequence[Category]]:
     """A trained model in evaluation mode, and the meaning of its labels: label i + 1 is the i-th category."""
     from maskrcnn.checkpoint import load_model
     from maskrcnn.models.detector import FasterRCNN
+    from maskrcnn.models.published import DETECTORS, detector_weights
 
+    if model is not None:
+        path = str(detector_weights(path, model))
+    elif path in DETECTORS:
+        known = ", ".join(DETECTORS[path])
+        raise UsageError(f"{path}: published weights of which model? Name it with --model: {known}")
     place = find_checkpoint(path)
     if model is None:
         if place.suffix in (".pth", ".pt"):
@@ -59,23 +66,22 @@ def load(path: str, model: str | None) -> tuple[FasterRCNN, Sequence[Category]]:
 
 
 def _load_bare(path: Path, name: str) -> tuple[FasterRCNN, Sequence[Category]]:
-    from maskrcnn.checkpoint import load_weights
+    from maskrcnn.checkpoint import detector_kind, load_weights
     from maskrcnn.data.coco_names import coco_labels
     from maskrcnn.models.builders import build_model
     from maskrcnn.models.weights import read_weights, upgrade_keys
 
     state = upgrade_keys(read_weights(path))
-    score = state.get("roi_heads.box_predictor.cls_score.bias")
-    if score is None:
+    if "roi_heads.box_predictor.cls_score.bias" not in state:
         raise UsageError(
             f"{path}: not the weights of a detector of this package (no roi_heads.box_predictor)"
         )
-    keypoints = keypoint_options(state)
+    _, sizes = detector_kind(state)
     with bad_input("--model: "):
-        model = build_model(name, num_classes=len(score), **norm_options(state), **keypoints)
+        model = build_model(name, **norm_options(state), **sizes)
     load_weights(model, path)
     model.eval()
-    return model, coco_labels(len(score), keypoints.get("num_keypoints"))
+    return model, coco_labels(**sizes)
 
 
 def norm_options(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,12 +95,6 @@ def norm_options(state: Mapping[str, Any]) -> dict[str, Any]:
     if "backbone.body.bn1.running_mean" in state:
         return {"norm": "frozen", "norm_eps": 0.0}
     return {"norm": "group"}
-
-
-def keypoint_options(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The number of keypoints that a bare detector's weights were trained with, as options of a builder."""
-    maps = state.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
-    return {} if maps is None else {"num_keypoints": len(maps)}
 
 
 def category_ids(categories: Sequence[Category], wanted: Sequence[Category], checkpoint: str) -> list[int]:

@@ -20,6 +20,8 @@ PREDICTORS = (
     "roi_heads.mask_predictor.mask_fcn_logits.",
     "roi_heads.keypoint_predictor.",
 )
+# Options that weights were trained with, and that a model which starts from them keeps.
+TRAINED_WITH = ("norm", "norm_eps", "geometry", "stride_in_1x1", "image_mean")
 # Parts of a pretrained ResNet with frozen norms to go on training: torchvision's default.
 TRAINED_LAYERS = 3
 
@@ -32,19 +34,22 @@ def build_with_weights(
     Args:
         name: a builder of this package.
         options: its keyword arguments, JSON values.
-        weights: a checkpoint or a bare state dict of a whole detector, or None. Predictors for another number
-            of classes are left as they are, with a line on stderr.
-        backbone_weights: a state dict of a classifying ResNet, or None.
+        weights: a checkpoint or a bare state dict of a whole detector, a word of
+            :data:`maskrcnn.models.published.DETECTORS`, or None. Predictors for another number of classes are
+            left as they are, with a line on stderr.
+        backbone_weights: a state dict of a classifying ResNet, a word of
+            :data:`maskrcnn.models.published.BACKBONES`, or None.
 
     Returns:
         The model, and the description that rebuilds it without those files.
 
     Raises:
-        UsageError, CheckpointError, FileNotFoundError: unknown names, options, files; weights that do not
-            fit.
+        UsageError, CheckpointError, FileNotFoundError, PublishedWeightsError: unknown names, options, files;
+            weights that do not fit or cannot be fetched.
     """
-    from maskrcnn.checkpoint import ModelDescription, apply_weights
+    from maskrcnn.checkpoint import ModelDescription, apply_weights, read_backbone_options
     from maskrcnn.models.builders import build_model
+    from maskrcnn.models.published import detector_weights
     from maskrcnn.models.resnet import ResNet, freeze_all_but
     from maskrcnn.models.weights import upgrade_keys, without_classifier
 
@@ -54,13 +59,15 @@ def build_with_weights(
     layers = options.pop("trainable_backbone_layers", None)
     state: Mapping[str, Tensor] = {}
     if weights is not None:
+        weights = str(detector_weights(weights, name))
         state, metadata = _read(weights)
         state = upgrade_keys(state)
         known = norm_options(state) if metadata is None else metadata.description.kwargs
-        options = {name: known[name] for name in ("norm", "norm_eps") if name in known} | options
+        options = {name: known[name] for name in TRAINED_WITH if name in known} | options
     elif backbone_weights is not None:
+        backbone_weights = _published_backbone(backbone_weights, name)
         state = without_classifier(_read(backbone_weights)[0])
-        options = {"norm": "frozen"} | options
+        options = {"norm": "frozen"} | read_backbone_options(backbone_weights) | options
     with bad_input(f"--model {name}: "):
         model = build_model(name, **options)
         description = ModelDescription(name, options)
@@ -73,6 +80,21 @@ def build_with_weights(
     elif backbone_weights is not None:
         apply_weights(body, state, f"--backbone-weights {backbone_weights}")
     return model, description
+
+
+def _published_backbone(weights: str, name: str) -> str:
+    """The file of the backbone of the builder ``name`` where ``weights`` is a word; else ``weights``."""
+    import torch
+
+    from maskrcnn.models.builders import build_model
+    from maskrcnn.models.published import BACKBONES, backbone_weights
+    from maskrcnn.models.weights import body_of
+
+    if weights not in BACKBONES:
+        return weights
+    with bad_input(f"--model {name}: "), torch.device("meta"):
+        body = body_of(build_model(name).state_dict(), "backbone.body.")
+    return str(backbone_weights(weights, body or name))
 
 
 def _read(path: str) -> tuple[Mapping[str, Tensor], Metadata | None]:
