@@ -187,7 +187,7 @@ def _fit_body(named: Named, prefix: str, body: str, source: Mapping[str, Tensor]
     detectron.fill_norms(values)
     options: dict[str, Any] = {}
     conv = f"{prefix}conv1.weight"
-    if conv in values:
+    if conv in values and values[conv].shape[1:2] == (3,):  # else its shape is reported
         values[conv], options = detectron.fold_pixels(values[conv], body, source)
     named.update({name: (value, named.get(name, (value, name))[1]) for name, value in values.items()})
     return options | ({"stride_in_1x1": True} if detectron.has_stride_in_1x1(body) else {})

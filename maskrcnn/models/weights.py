@@ -89,7 +89,7 @@ def body_of(state_dict: StateDict, prefix: str = "") -> str | None:
     blocks = len({key[len(stage) :].split(".")[0] for key in state_dict if key.startswith(stage)})
     bottleneck = f"{prefix}layer1.0.conv3.weight" in state_dict
     conv = state_dict.get(f"{prefix}layer1.0.conv2.weight")
-    if conv is None:
+    if conv is None or conv.dim() != 4 or 0 in conv.shape:
         return None
     groups = len(conv) // conv.shape[1]
     shape = (blocks, bottleneck, groups, len(conv) // groups)
