@@ -67,7 +67,7 @@ class Conversion:
             if not allow_unmatched:
                 raise CheckpointError(
                     f"{self.source}: {len(self.unmatched)} unmatched and {len(self.missing)} missing names for "
-                    f"{self.metadata.name}"
+                    f"{self.metadata.name} (--allow-unmatched converts the others)"
                 )
             torch.manual_seed(0)
             fresh = self.metadata.build().state_dict()

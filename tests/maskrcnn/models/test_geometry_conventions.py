@@ -24,7 +24,9 @@ def pooled(name: str, row: list[float], box: list[float], side: int) -> list[flo
     """The first row of the cells pooled from one map at scale 1, whose rows are all alike."""
     features = {"0": torch.tensor(row).expand(1, 1, len(row), len(row))}
     pool = GEOMETRIES[name].roi_pool(["0"], side)
-    return pool(features, [torch.tensor([box], dtype=torch.float32)], [(len(row), len(row))])[0, 0, 0].tolist()
+    return pool(features, [torch.tensor([box], dtype=torch.float32)], [(len(row), len(row))])[
+        0, 0, 0
+    ].tolist()
 
 
 def test_aligned_regions() -> None:

@@ -29,7 +29,9 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def publish(source: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, word: str) -> str:
+def publish(
+    source: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, word: str
+) -> str:
     """Put a file into the source, named with its checksum, and into the tables for ResNet-18."""
     torch.save(weights, source / "weights")
     name = f"resnet18-{hashlib.sha256((source / 'weights').read_bytes()).hexdigest()[:8]}.pth"
@@ -79,7 +81,9 @@ def test_a_wrong_checksum(source: Path, tmp_path: Path, monkeypatch: pytest.Monk
     path = published.fetch(name)
     assert path.read_bytes() == intact
     path.write_bytes(b"damaged")
-    with pytest.raises(PublishedWeightsError, match=rf"{name}: its SHA-256 begins with .* not with .* delete it"):
+    with pytest.raises(
+        PublishedWeightsError, match=rf"{name}: its SHA-256 begins with .* not with .* delete it"
+    ):
         published.fetch(name)
 
 
@@ -92,9 +96,13 @@ def test_no_file_and_no_network(source: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_no_such_weights(source: Path) -> None:
-    with pytest.raises(PublishedWeightsError, match=r'no published weights "coco" for fasterrcnn_resnet18_fpn'):
+    with pytest.raises(
+        PublishedWeightsError, match=r'no published weights "coco" for fasterrcnn_resnet18_fpn'
+    ):
         maskrcnn.fasterrcnn_resnet18_fpn(weights="coco", **SMALL)
-    with pytest.raises(PublishedWeightsError, match=r'no published weights "imagenet_v2" for resnet18; there'):
+    with pytest.raises(
+        PublishedWeightsError, match=r'no published weights "imagenet_v2" for resnet18; there'
+    ):
         maskrcnn.fasterrcnn_resnet18_fpn(weights_backbone="imagenet_v2", **SMALL)
 
 
@@ -121,7 +129,10 @@ def test_on_the_command_line(
 
     for arguments, message in (
         (["predict", "coco", "x.jpg"], "published weights of which model? Name it with --model: maskrcnn_"),
-        (["predict", "coco", "x.jpg", "--model", "maskrcnn_tiny"], 'no published weights "coco" for maskrcnn_tiny'),
+        (
+            ["predict", "coco", "x.jpg", "--model", "maskrcnn_tiny"],
+            'no published weights "coco" for maskrcnn_tiny',
+        ),
     ):
         (tmp_path / "x.jpg").touch()
         monkeypatch.chdir(tmp_path)
