@@ -86,6 +86,10 @@ def multiscale_roi_align(
     )
 
 
+# Of the module, beyond torchvision's; it shows them where they differ.
+_OPTIONS = {"aligned": False, "epsilon": 1e-6, "epsilon_inside": 0.0}
+
+
 class MultiScaleRoIAlign(nn.Module):
     """Pools each box from the pyramid level that fits its size: :func:`multiscale_roi_align`.
 
@@ -170,11 +174,14 @@ class MultiScaleRoIAlign(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        ours = {
+            name: getattr(self, name) for name, default in _OPTIONS.items() if getattr(self, name) != default
+        }
         return (
             f"featmap_names={self.featmap_names}, output_size={self.output_size}, "
             f"sampling_ratio={self.sampling_ratio}, canonical_scale={self.canonical_scale}, "
-            f"canonical_level={self.canonical_level}, aligned={self.aligned}, epsilon={self.epsilon}, "
-            f"epsilon_inside={self.epsilon_inside}"
+            f"canonical_level={self.canonical_level}"
+            + "".join(f", {name}={value}" for name, value in ours.items())
         )
 
 

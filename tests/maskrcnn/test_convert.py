@@ -22,6 +22,7 @@ from maskrcnn.checkpoint import (
     read_backbone_options,
 )
 from maskrcnn.cli import main
+from maskrcnn.cli.weights import build_with_weights
 from maskrcnn.convert import detectron
 from maskrcnn.models import ResNet
 from maskrcnn.models.norm import norm_factory
@@ -146,6 +147,11 @@ def test_a_mask_rcnn_of_detectron2(tmp_path: Path, capsys: pytest.CaptureFixture
         assert text in printed
 
     converted, metadata = load_model(out)
+    _, started = build_with_weights("maskrcnn_resnet50_fpn", {"num_classes": 3}, str(out))
+    assert started.kwargs == options | {
+        "norm_eps": 1e-5,
+        "num_classes": 3,
+    }  # training goes on in its geometry
     out.unlink()
     sizes = {"num_classes": 81, "norm_eps": 1e-5}
     assert metadata.description.kwargs == options | sizes
@@ -158,10 +164,10 @@ def test_a_mask_rcnn_of_detectron2(tmp_path: Path, capsys: pytest.CaptureFixture
     found = []
     for each in (model, converted):
         each.transform.min_size = (64,)
-        each.roi_heads.score_thresh, each.roi_heads.detections_per_img = 0.2, 10
+        each.roi_heads.score_thresh, each.roi_heads.detections_per_img = 0.0, 10
         with torch.no_grad():
             found.append(each(images)[0])
-    assert len(found[0]["boxes"]) > 3
+    assert len(found[0]["boxes"]) == 10
     assert found[0]["labels"].tolist() == found[1]["labels"].tolist()
     for key in ("boxes", "scores", "masks"):
         torch.testing.assert_close(found[1][key], found[0][key], rtol=1e-3, atol=1e-3)
@@ -269,7 +275,8 @@ def test_pixels_by_hand() -> None:
     conv[0, 2] = 2
     folded, options = detectron.fold_pixels(conv, "resnet50", {})
     assert folded.flatten().tolist() == pytest.approx([116.79, 0, 0])
-    assert (200 / 255 - 0.485) / 0.229 * 116.79 == pytest.approx((200 - 123.675) * 2)
+    ours = (200 / 255 - 0.485) / 0.229 * 116.79
+    assert ours == pytest.approx((200 - 123.675) * 2)
     assert options == {}
     folded, _ = detectron.fold_pixels(conv, "resnext101_32x8d", {})  # they divide by 58.395 = 255 * 0.229
     assert folded.flatten().tolist() == pytest.approx([2, 0, 0])
@@ -337,10 +344,7 @@ def test_an_imagenet_backbone_of_detectron(tmp_path: Path, monkeypatch: pytest.M
     out = tmp_path / "msra50.safetensors"
     conversion.save(out)
     assert read_backbone_options(out) == {"stride_in_1x1": True}
-    from maskrcnn.cli.weights import build_with_weights
-
-    with torch.device("meta"):
-        _, description = build_with_weights("fasterrcnn_resnet50_fpn", {"num_classes": 2}, None, str(out))
+    _, description = build_with_weights("fasterrcnn_resnet50_fpn", {"num_classes": 2}, None, str(out))
     assert description.kwargs == {"norm": "frozen", "stride_in_1x1": True, "num_classes": 2}
     out.unlink()
 

@@ -10,6 +10,9 @@ import torch
 
 import maskrcnn
 import maskrcnn_ops as ops
+from maskrcnn.cli import main
+from maskrcnn.cli.models import load
+from maskrcnn.cli.weights import build_with_weights
 from maskrcnn.models import ResNet, published
 from maskrcnn.models.norm import norm_factory
 from maskrcnn.models.published import PublishedWeightsError
@@ -61,8 +64,6 @@ def test_a_detector_and_a_backbone(
     model = maskrcnn.fasterrcnn_resnet18_fpn(weights_backbone="imagenet", **SMALL)
     assert torch.equal(model.backbone.body.conv1.weight, body["conv1.weight"])
     assert not model.backbone.body.conv1.weight.requires_grad
-
-    from maskrcnn.cli.weights import build_with_weights
 
     model, description = build_with_weights("maskrcnn_tiny", {"num_classes": 3}, None, "imagenet")
     assert torch.equal(model.backbone.body.conv1.weight, body["conv1.weight"])
@@ -117,14 +118,13 @@ def test_every_published_name_has_a_model_and_a_checksum() -> None:
 def test_on_the_command_line(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from maskrcnn.cli import main
-    from maskrcnn.cli.models import load
-
     weights = maskrcnn.fasterrcnn_resnet18_fpn(num_classes=91, norm="frozen").state_dict()
     publish(source, weights, monkeypatch, "coco")
     model, categories = load("coco", "fasterrcnn_resnet18_fpn")
     assert torch.equal(model.rpn.head.cls_logits.weight, weights["rpn.head.cls_logits.weight"])
     assert (categories[12].id, categories[12].name) == (13, "stop sign")
+    trained, _ = build_with_weights("fasterrcnn_resnet18_fpn", {"num_classes": 3}, "coco")
+    assert torch.equal(trained.rpn.head.cls_logits.weight, weights["rpn.head.cls_logits.weight"])
     capsys.readouterr()
 
     for arguments, message in (
