@@ -161,6 +161,10 @@ def _detectron2(source: Mapping[str, Tensor], path: Path) -> tuple[Named, Metada
         neck = "fpn"
     elif any(name.startswith("roi_heads.shared_head.") for name in weights):
         neck = "c4"
+    if not detectron.has_known_anchors(source, pyramid=neck == "fpn"):
+        raise CheckpointError(
+            f"{path}: its anchors are not those of sizes 32 to 512 with ratios 1/2, 1 and 2; others cannot be converted"
+        )
     kwargs = {**sizes, "norm": "frozen", "norm_eps": detectron.NORM_EPS, "geometry": "detectron2", **options}
     named = {name: (detectron.reorder(name, value), old) for name, (value, old) in named.items()}
     categories = tuple(coco_labels(sizes["num_classes"], sizes.get("num_keypoints")))

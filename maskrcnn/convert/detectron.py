@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrcnn.models.anchors import DEFAULT_RATIOS
+from maskrcnn.models.anchors import DEFAULT_RATIOS, DEFAULT_SIZES, cell_anchors
 from maskrcnn.models.transform import IMAGENET_MEAN, IMAGENET_STD
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
@@ -58,6 +58,7 @@ LEFT_OUT = re.compile(
     r".*_momentum|(fc1000|pred)_[wb]|conv1_b|lr|model_iter|weight_order"
     r"|proposal_generator\.anchor_generator\..*|pixel_(mean|std)|.*\.num_batches_tracked"
 )
+_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 NORM_EPS = 1e-5
 # BGR, of 255. Detectron's ResNets divide by nothing, its ResNeXts by the deviations of ImageNet.
 PIXEL_MEAN = (103.53, 116.28, 123.675)
@@ -133,6 +134,20 @@ def reorder(name: str, value: Tensor) -> Tensor:
     if layer == "rpn.head.bbox_pred":
         return _ratio_major(value, 4)
     return value
+
+
+def has_known_anchors(source: Mapping[str, Tensor], pyramid: bool) -> bool:
+    """Whether the anchors that a file of detectron2 may hold are those of this package's models.
+
+    On a pyramid each level has one of the sizes, a single map all of them, one after the other.
+    """
+    levels = DEFAULT_SIZES if pyramid else ([size for sizes in DEFAULT_SIZES for size in sizes],)
+    for level, sizes in enumerate(levels):
+        known = torch.cat([cell_anchors((size,), DEFAULT_RATIOS, rounded=False) for size in sizes])
+        anchors = source.get(f"{_ANCHORS}{level}", known)
+        if anchors.shape != known.shape or not torch.allclose(anchors.float(), known, rtol=0, atol=1e-3):
+            return False
+    return f"{_ANCHORS}{len(levels)}" not in source
 
 
 def _ratio_major(rows: Tensor, width: int) -> Tensor:

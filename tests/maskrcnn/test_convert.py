@@ -18,8 +18,10 @@ from maskrcnn.checkpoint import (
     BackboneMetadata,
     CheckpointError,
     Metadata,
+    ModelDescription,
     load_model,
     read_backbone_options,
+    save_weights,
 )
 from maskrcnn.cli import main
 from maskrcnn.cli.weights import build_with_weights
@@ -29,6 +31,7 @@ from maskrcnn.models.norm import norm_factory
 from maskrcnn.models.transform import IMAGENET_MEAN, IMAGENET_STD
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnext101_32x8d": (3, 4, 23, 3)}
+ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 RGB_STD = np.array([58.395, 57.12, 57.375], np.float32).reshape(3, 1, 1)
 
 
@@ -131,7 +134,9 @@ def test_a_mask_rcnn_of_detectron2(tmp_path: Path, capsys: pytest.CaptureFixture
     sensible(model)
     names = pairs("resnet50")
     source = their_values(names, model.state_dict())
-    source["proposal_generator.anchor_generator.cell_anchors.0"] = np.zeros((3, 4), np.float32)
+    source[f"{ANCHORS}0"] = np.array(
+        [[-22.6274, -11.3137, 22.6274, 11.3137], [-16, -16, 16, 16], [-11.3137, -22.6274, 11.3137, 22.6274]]
+    )
     path, out = tmp_path / "model_final.pkl", tmp_path / "out.safetensors"
     path.write_bytes(pickle.dumps({"model": source, "__author__": "me"}))
     assert main(["convert", str(path), str(out)]) == 0
@@ -256,6 +261,24 @@ def test_one_map(neck: str) -> None:
     assert named["rpn.head.bbox_pred.bias"][0].tolist() == deltas
 
 
+def test_other_anchors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would fit by their shapes. On one map the sizes follow each other: the fourth anchor has side 64."""
+    wide = torch.tensor([[-45.25483, -22.62742, 45.25483, 22.62742]])
+    square = torch.tensor([[-32.0, -32, 32, 32]])
+    level = torch.cat([wide, square, wide[:, [1, 0, 3, 2]]])
+    assert detectron.has_known_anchors({f"{ANCHORS}1": level}, pyramid=True)
+    assert not detectron.has_known_anchors({f"{ANCHORS}0": level}, pyramid=True)
+    assert not detectron.has_known_anchors({f"{ANCHORS}5": level}, pyramid=True)
+    single = torch.cat([level / 2, level, level * 2, level * 4, level * 8])
+    assert detectron.has_known_anchors({f"{ANCHORS}0": single}, pyramid=False)
+    assert not detectron.has_known_anchors({f"{ANCHORS}0": single.flip(0)}, pyramid=False)
+
+    source = detectron2_zeros("maskrcnn_resnet50_fpn", 81, pairs("resnet50")) | {f"{ANCHORS}0": level}
+    monkeypatch.setattr(convert, "_read", lambda path: source)
+    with pytest.raises(CheckpointError, match=r"in\.pth: its anchors are not those of sizes 32 to 512"):
+        convert.read_checkpoint("in.pth")
+
+
 def test_class_order() -> None:
     """Two classes and a background: theirs 1, 2, 0 (deltas and masks without 0), ours 0, 1, 2."""
     scores, deltas = torch.tensor([10.0, 20, 30]), torch.arange(1.0, 9)
@@ -356,6 +379,18 @@ def test_blobs_of_a_pickle(tmp_path: Path) -> None:
     read = convert._read(path)
     assert list(read) == ["res2_0_branch2a_w"]
     assert read["res2_0_branch2a_w"].dtype == torch.float32
+
+
+def test_a_checkpoint_of_its_own_training(tmp_path: Path) -> None:
+    """Of detectron2, by ``torch.save``: the state dict beside what continues the training."""
+    path = tmp_path / "model_0000005.pth"
+    torch.save({"model": {"pixel_mean": torch.ones(3, 1, 1)}, "iteration": 5, "optimizer": {}}, path)
+    assert list(convert._read(path)) == ["pixel_mean"]
+    out = tmp_path / "ours.safetensors"
+    description = ModelDescription("maskrcnn_tiny", {"num_classes": 2})
+    save_weights(out, {"a": torch.zeros(1)}, Metadata(description, (), step=0))
+    with pytest.raises(CheckpointError, match=r"is a file of this package already \(maskrcnn_tiny\)"):
+        convert.read_checkpoint(out)
 
 
 def test_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
