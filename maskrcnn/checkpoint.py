@@ -32,7 +32,7 @@ from maskrcnn.data.coco_names import coco_labels
 from maskrcnn.models.builders import build_model, without_weights
 from maskrcnn.models.norm import norm_factory
 from maskrcnn.models.resnet import ResNet
-from maskrcnn.models.weights import body_of, upgrade_keys
+from maskrcnn.models.weights import BACKBONE_KEY, METADATA_KEY, body_of, upgrade_keys
 
 WEIGHTS, TRAINING, CONFIG = "model.safetensors", "training.pt", "config.json"
 
@@ -146,29 +146,17 @@ def save_weights(
     path: str | os.PathLike[str], weights: Mapping[str, Tensor], metadata: Metadata | BackboneMetadata
 ) -> None:
     """Write a state dict and its metadata as one .safetensors file (the format knows no strides)."""
-    key = "maskrcnn" if isinstance(metadata, Metadata) else "maskrcnn_backbone"
+    key = METADATA_KEY if isinstance(metadata, Metadata) else BACKBONE_KEY
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     # save_file would give the file mode 600, against the user's umask.
     Path(path).write_bytes(safetensors.torch.save(tensors, metadata={key: metadata.to_json()}))
-
-
-def read_backbone_options(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The options that a model needs for the backbone weights of this file; none where it does not say."""
-    if Path(path).suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            values = json.loads((file.metadata() or {}).get("maskrcnn_backbone", "{}"))
-        return {"stride_in_1x1": True} if values.get("stride_in_1x1") else {}
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Metadata | None]:
     """State dict and metadata of a .safetensors file; None for a file that another program wrote."""
     try:
         with safe_open(path, framework="pt") as file:
-            raw = (file.metadata() or {}).get("maskrcnn")
+            raw = (file.metadata() or {}).get(METADATA_KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error

@@ -47,11 +47,11 @@ def build_with_weights(
         UsageError, CheckpointError, FileNotFoundError, PublishedWeightsError: unknown names, options, files;
             weights that do not fit or cannot be fetched.
     """
-    from maskrcnn.checkpoint import ModelDescription, apply_weights, read_backbone_options
+    from maskrcnn.checkpoint import ModelDescription, apply_weights
     from maskrcnn.models.builders import build_model
     from maskrcnn.models.published import detector_weights
     from maskrcnn.models.resnet import ResNet, freeze_all_but
-    from maskrcnn.models.weights import upgrade_keys, without_classifier
+    from maskrcnn.models.weights import conventions_of, upgrade_keys, without_classifier
 
     if weights is not None and backbone_weights is not None:
         raise UsageError("--weights and --backbone-weights exclude each other")
@@ -67,7 +67,7 @@ def build_with_weights(
     elif backbone_weights is not None:
         backbone_weights = _published_backbone(backbone_weights, name)
         state = without_classifier(_read(backbone_weights)[0])
-        options = {"norm": "frozen"} | read_backbone_options(backbone_weights) | options
+        options = {"norm": "frozen"} | conventions_of(backbone_weights) | options
     with bad_input(f"--model {name}: "):
         model = build_model(name, **options)
         description = ModelDescription(name, options)

@@ -34,6 +34,7 @@ from maskrcnn.models.resnet import ResNet, freeze_all_but
 from maskrcnn.models.rpn import RPNHead
 from maskrcnn.models.weights import (
     StateDict,
+    check_conventions,
     read_weights,
     upgrade_keys,
     without_classifier,
@@ -124,7 +125,10 @@ class Preset(Generic[Detector]):
     ) -> Detector:
         conventions = geometry_named(geometry)
         weights = detector_weights(weights, self.name)
-        weights_backbone = backbone_weights(weights_backbone, self.body)
+        weights_backbone = backbone_weights(weights_backbone, self.body) if weights is None else None
+        given = {"geometry": geometry, "stride_in_1x1": stride_in_1x1}
+        check_conventions("weights", weights, given)
+        check_conventions("weights_backbone", weights_backbone, given)
         num_classes = self.num_classes if num_classes is None else num_classes
         state_dict = None if weights is None else upgrade_keys(read_weights(weights))
         if state_dict is not None:
@@ -133,7 +137,7 @@ class Preset(Generic[Detector]):
         backbone = resnet_fpn_backbone(
             self.body, norm=norm, eps=norm_eps, fpn_norm=self.fpn_norm, stride_in_1x1=stride_in_1x1
         )
-        if weights_backbone is not None and weights is None:
+        if weights_backbone is not None:
             classifier = read_weights(weights_backbone, "weights_backbone")
             backbone.body.load_state_dict(without_classifier(classifier))
         trained = weights is not None or weights_backbone is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import OrderedDict
@@ -15,6 +16,11 @@ from torch import Tensor
 from maskrcnn.models.resnet import BODIES, LAYOUTS
 
 StateDict = Mapping[str, Any]
+
+# Under which a .safetensors file of this package keeps, as JSON, what it says about its detector or its backbone.
+METADATA_KEY, BACKBONE_KEY = "maskrcnn", "maskrcnn_backbone"
+# Options that no shape tells, with their defaults: weights are useless under others than theirs.
+CONVENTIONS = {"geometry": "torchvision", "stride_in_1x1": False}
 
 # Names of the generation before convolutions were wrapped together with their activation.
 _RENAMES = (
@@ -77,6 +83,31 @@ def read_weights(weights: str | os.PathLike[str] | StateDict, argument: str = "w
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{argument}: expected a state dict (names to tensors) in {path}")
     return content
+
+
+def conventions_of(weights: Any) -> dict[str, Any]:
+    """The :data:`CONVENTIONS` other than the default that a .safetensors file of this package names."""
+    if (
+        weights is None
+        or isinstance(weights, Mapping)
+        or Path(weights).suffix != ".safetensors"
+        or not Path(weights).is_file()
+    ):
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        said = file.metadata() or {}
+    detector, backbone = json.loads(said.get(METADATA_KEY, "{}")), json.loads(said.get(BACKBONE_KEY, "{}"))
+    options = {**detector.get("kwargs", {}), **backbone}
+    return {name: options[name] for name, usual in CONVENTIONS.items() if options.get(name, usual) != usual}
+
+
+def check_conventions(argument: str, weights: Any, given: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` naming ``argument`` if its file names other conventions than a model is ``given``."""
+    for name, value in conventions_of(weights).items():
+        if value != given[name]:
+            raise ValueError(f"{argument}: {weights} needs {name}={value!r}, got {given[name]!r}")
 
 
 def body_of(state_dict: StateDict, prefix: str = "") -> str | None:

@@ -20,7 +20,6 @@ from maskrcnn.checkpoint import (
     Metadata,
     ModelDescription,
     load_model,
-    read_backbone_options,
     save_weights,
 )
 from maskrcnn.cli import main
@@ -29,6 +28,7 @@ from maskrcnn.convert import detectron
 from maskrcnn.models import ResNet
 from maskrcnn.models.norm import norm_factory
 from maskrcnn.models.transform import IMAGENET_MEAN, IMAGENET_STD
+from maskrcnn.models.weights import conventions_of
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnext101_32x8d": (3, 4, 23, 3)}
 ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
@@ -153,6 +153,8 @@ def test_a_mask_rcnn_of_detectron2(tmp_path: Path, capsys: pytest.CaptureFixture
 
     converted, metadata = load_model(out)
     _, started = build_with_weights("maskrcnn_resnet50_fpn", {"num_classes": 3}, str(out))
+    with pytest.raises(ValueError, match=r"weights: \S* needs geometry='detectron2', got 'torchvision'"):
+        maskrcnn.maskrcnn_resnet50_fpn(weights=out, num_classes=81)
     assert started.kwargs == options | {
         "norm_eps": 1e-5,
         "num_classes": 3,
@@ -366,7 +368,9 @@ def test_an_imagenet_backbone_of_detectron(tmp_path: Path, monkeypatch: pytest.M
 
     out = tmp_path / "msra50.safetensors"
     conversion.save(out)
-    assert read_backbone_options(out) == {"stride_in_1x1": True}
+    assert conventions_of(out) == {"stride_in_1x1": True}
+    with pytest.raises(ValueError, match=r"weights_backbone: \S* needs stride_in_1x1=True, got False"):
+        maskrcnn.fasterrcnn_resnet50_fpn(weights_backbone=out)
     _, description = build_with_weights("fasterrcnn_resnet50_fpn", {"num_classes": 2}, None, str(out))
     assert description.kwargs == {"norm": "frozen", "stride_in_1x1": True, "num_classes": 2}
     out.unlink()
