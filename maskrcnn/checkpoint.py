@@ -28,8 +28,11 @@ from torch import Tensor, nn
 
 from maskrcnn.config import TrainingConfig
 from maskrcnn.data import Category
+from maskrcnn.data.coco_names import coco_labels
 from maskrcnn.models.builders import build_model, without_weights
-from maskrcnn.models.weights import upgrade_keys
+from maskrcnn.models.norm import norm_factory
+from maskrcnn.models.resnet import ResNet
+from maskrcnn.models.weights import BACKBONE_KEY, METADATA_KEY, body_of, upgrade_keys
 
 WEIGHTS, TRAINING, CONFIG = "model.safetensors", "training.pt", "config.json"
 
@@ -74,6 +77,15 @@ class Metadata:
     categories: tuple[Category, ...]
     step: int
 
+    @property
+    def name(self) -> str:
+        """Of the model's builder."""
+        return self.description.name
+
+    def build(self) -> nn.Module:
+        """See :meth:`ModelDescription.build`."""
+        return self.description.build()
+
     def to_json(self) -> str:
         """As stored in the weights file."""
         return json.dumps(
@@ -96,6 +108,27 @@ class Metadata:
         )
 
 
+@dataclass(frozen=True)
+class BackboneMetadata:
+    """What the file of a ResNet's weights says about itself: its body, and where its blocks have their stride."""
+
+    body: str
+    stride_in_1x1: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the body."""
+        return self.body
+
+    def build(self) -> nn.Module:
+        """The body, with frozen norms."""
+        return ResNet(self.body, norm_factory("frozen"), stride_in_1x1=self.stride_in_1x1)
+
+    def to_json(self) -> str:
+        """As stored in the weights file."""
+        return json.dumps({"body": self.body, "stride_in_1x1": self.stride_in_1x1})
+
+
 def write_checkpoint(
     folder: Path,
     weights: Mapping[str, Tensor],
@@ -109,18 +142,21 @@ def write_checkpoint(
     (folder / CONFIG).write_text(json.dumps(config.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Tensor], metadata: Metadata) -> None:
+def save_weights(
+    path: str | os.PathLike[str], weights: Mapping[str, Tensor], metadata: Metadata | BackboneMetadata
+) -> None:
     """Write a state dict and its metadata as one .safetensors file (the format knows no strides)."""
+    key = METADATA_KEY if isinstance(metadata, Metadata) else BACKBONE_KEY
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     # save_file would give the file mode 600, against the user's umask.
-    Path(path).write_bytes(safetensors.torch.save(tensors, metadata={"maskrcnn": metadata.to_json()}))
+    Path(path).write_bytes(safetensors.torch.save(tensors, metadata={key: metadata.to_json()}))
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Metadata | None]:
     """State dict and metadata of a .safetensors file; None for a file that another program wrote."""
     try:
         with safe_open(path, framework="pt") as file:
-            raw = (file.metadata() or {}).get("maskrcnn")
+            raw = (file.metadata() or {}).get(METADATA_KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
@@ -167,15 +203,15 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, Metadata]:
     Args:
         path: a checkpoint folder; a .safetensors file with this package's metadata; or a .pth file of
             torchvision's Mask R-CNN or Faster R-CNN with a ResNet FPN. Of the last the builder is found by
-            the names and shapes of its weights, its norm is taken as frozen, and label i is category i,
-            "class i".
+            the names and shapes of its weights, its norm is taken as frozen, and its categories are those of
+            :func:`maskrcnn.data.coco_names.coco_labels`.
 
     Raises:
         CheckpointError: naming the file: missing, unreadable, without metadata, or with weights that do not
             fit.
     """
-    file, weights, metadata = _read(path)
-    metadata = metadata or _torchvision_metadata(file, weights)
+    file, weights, metadata = read_state(path)
+    metadata = metadata or torchvision_metadata(file, weights)
     try:
         model = metadata.description.build()
     except (TypeError, ValueError) as error:
@@ -190,11 +226,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     A .pth may hold the state dict itself or have it under "model". Raises ``CheckpointError`` as
     :func:`load_model` does.
     """
-    file, weights, _ = _read(path)
+    file, weights, _ = read_state(path)
     apply_weights(model, weights, source=str(file))
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Tensor], Metadata | None]:
+def read_state(path: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Tensor], Metadata | None]:
+    """The file of a path, its state dict in today's names, and what it says about itself; see :func:`load_model`."""
     path = Path(path)
     file = path / WEIGHTS if path.is_dir() else path
     if file.suffix == ".safetensors":
@@ -207,29 +244,34 @@ def _read(path: str | os.PathLike[str]) -> tuple[Path, Mapping[str, Tensor], Met
     return file, upgrade_keys(weights), None
 
 
-def _torchvision_metadata(file: Path, weights: Mapping[str, Tensor]) -> Metadata:
-    """The builder whose parameters carry these names; torchvision's files have frozen norms of epsilon 0."""
-    blocks = len({name.split(".")[3] for name in weights if name.startswith("backbone.body.layer3.")})
-    bottleneck = "backbone.body.layer3.0.conv3.weight" in weights
-    depth = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}.get((blocks, bottleneck))
+def torchvision_metadata(file: Path, weights: Mapping[str, Tensor]) -> Metadata:
+    """What a file of torchvision does not say: the builder whose parameters have its names, and its categories.
+
+    Without normalised pyramid its norms are taken as frozen with epsilon 0, as torchvision trained them.
+    """
+    body = body_of(weights, "backbone.body.")
     scores = weights.get("roi_heads.box_predictor.cls_score.bias")
-    if depth is None or scores is None:
+    if body is None or scores is None:
         raise CheckpointError(
             f"{file}: does not say what its model is, and has not the names of a torchvision R-CNN with a "
             "ResNet FPN; build the model and use load_weights"
         )
-    options: dict[str, Any] = {"num_classes": len(scores)}
-    has_masks = any(name.startswith("roi_heads.mask_predictor.") for name in weights)
-    kind = "mask" if has_masks else ""
+    kind, options = detector_kind(weights)
+    second = "backbone.fpn.inner_blocks.0.1.weight" in weights  # the second recipe normalises its pyramid
+    norm = {"norm": "batch", "norm_eps": 1e-5} if second else {"norm": "frozen", "norm_eps": 0.0}
+    name = f"{kind}_{body}_fpn{'_v2' if second else ''}"
+    categories = tuple(coco_labels(len(scores), options.get("num_keypoints")))
+    return Metadata(ModelDescription(name, options | norm), categories, step=0)
+
+
+def detector_kind(weights: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """Which detector the names of a box predictor and branches make, ``"maskrcnn"`` or the like, and its sizes."""
+    options: dict[str, Any] = {"num_classes": len(weights["roi_heads.box_predictor.cls_score.bias"])}
+    kind = "mask" if any(name.startswith("roi_heads.mask_predictor.") for name in weights) else ""
     maps = weights.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
     if maps is not None:
         kind, options["num_keypoints"] = f"keypoint{kind}", len(maps)
-    kind = kind or "faster"
-    second = "backbone.fpn.inner_blocks.0.1.weight" in weights  # the second recipe normalises its pyramid
-    norm = {"norm": "batch", "norm_eps": 1e-5} if second else {"norm": "frozen", "norm_eps": 0.0}
-    name = f"{kind}rcnn_resnet{depth}_fpn{'_v2' if second else ''}"
-    categories = tuple(Category(label, f"class {label}") for label in range(1, len(scores)))
-    return Metadata(ModelDescription(name, options | norm), categories, step=0)
+    return f"{kind or 'faster'}rcnn", options
 
 
 def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -86,8 +86,12 @@ def multiscale_roi_align(
     )
 
 
+# Of the module, beyond torchvision's; it shows them where they differ.
+_OPTIONS = {"aligned": False, "epsilon": 1e-6, "epsilon_inside": 0.0}
+
+
 class MultiScaleRoIAlign(nn.Module):
-    """Pools each box from the pyramid level that fits its size: :func:`multiscale_roi_align`, not aligned.
+    """Pools each box from the pyramid level that fits its size: :func:`multiscale_roi_align`.
 
     The scales are inferred at the first call and kept: that of a level is the power of two nearest to the
     map's height over the height of the batch (the largest of ``image_shapes``). Where a level is left out, maps are
@@ -100,6 +104,8 @@ class MultiScaleRoIAlign(nn.Module):
         sampling_ratio: samples per bin and axis; 0 or less: adaptive. As for :func:`roi_align`.
         canonical_scale: side in pixels of a box that belongs to ``canonical_level``.
         canonical_level: level of a box of ``canonical_scale``.
+        aligned, epsilon, epsilon_inside: as for :func:`multiscale_roi_align`; the defaults are torchvision's,
+            whose module has no such arguments.
     """
 
     def __init__(
@@ -110,6 +116,9 @@ class MultiScaleRoIAlign(nn.Module):
         *,
         canonical_scale: int = 224,
         canonical_level: int = 4,
+        aligned: bool = False,
+        epsilon: float = 1e-6,
+        epsilon_inside: float = 0.0,
     ) -> None:
         super().__init__()
         self.featmap_names = list(featmap_names)
@@ -117,6 +126,9 @@ class MultiScaleRoIAlign(nn.Module):
         self.sampling_ratio = sampling_ratio
         self.canonical_scale = canonical_scale
         self.canonical_level = canonical_level
+        self.aligned = aligned
+        self.epsilon = epsilon
+        self.epsilon_inside = epsilon_inside
         self.scales: list[float] | None = None
 
     def forward(
@@ -154,15 +166,22 @@ class MultiScaleRoIAlign(nn.Module):
             self.output_size,
             self.scales,
             self.sampling_ratio,
+            self.aligned,
             canonical_scale=self.canonical_scale,
             canonical_level=self.canonical_level,
+            epsilon=self.epsilon,
+            epsilon_inside=self.epsilon_inside,
         )
 
     def extra_repr(self) -> str:
+        ours = {
+            name: getattr(self, name) for name, default in _OPTIONS.items() if getattr(self, name) != default
+        }
         return (
             f"featmap_names={self.featmap_names}, output_size={self.output_size}, "
             f"sampling_ratio={self.sampling_ratio}, canonical_scale={self.canonical_scale}, "
             f"canonical_level={self.canonical_level}"
+            + "".join(f", {name}={value}" for name, value in ours.items())
         )
 
 

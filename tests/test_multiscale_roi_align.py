@@ -144,6 +144,8 @@ def test_repr_and_output_size():
         "MultiScaleRoIAlign(featmap_names=['0', '1'], output_size=(7, 7), sampling_ratio=2, "
         "canonical_scale=224, canonical_level=4)"
     )
+    module = ops.MultiScaleRoIAlign(["0", "1"], 7, 0, aligned=True, epsilon=0.0, epsilon_inside=1e-8)
+    assert repr(module).endswith("canonical_level=4, aligned=True, epsilon=0.0, epsilon_inside=1e-08)")
 
 
 def test_errors(device):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from maskrcnn.cli.common import Parser, one_line
 
-COMMANDS = ("demo", "train", "eval", "predict", "info")
+COMMANDS = ("demo", "train", "eval", "predict", "convert", "info")
 
 DESCRIPTION = """\
 Mask R-CNN: find objects in pictures, with a box, a class and a mask each.
@@ -22,6 +22,7 @@ Mask R-CNN: find objects in pictures, with a box, a class and a mask each.
   maskrcnn train --images DIR --annotations FILE --output run
   maskrcnn eval run --images DIR --annotations FILE
   maskrcnn predict run photo.jpg more_photos/
+  maskrcnn convert model_final.pkl OUT    weights of detectron2, Detectron and torchvision
   maskrcnn info                           versions, operators, models
 
 `maskrcnn COMMAND --help` explains each command with examples.

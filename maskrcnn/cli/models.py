@@ -15,27 +15,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT = """\
 CHECKPOINT is a folder that `maskrcnn train` wrote (its newest checkpoint is taken), one checkpoint in it
-(run/step_00000800), or a .safetensors file of one. Weights of torchvision (.pth) need --model NAME as well.
+(run/step_00000800), or a .safetensors file of one or of `maskrcnn convert`. Weights of torchvision (.pth) need
+--model NAME as well; the word "coco" instead of a file fetches those that torchvision publishes.
 """
-
-# COCO's 80 categories by their ids, which are also the labels of torchvision's published weights.
-_NAMES = (
-    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, , "
-    "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, "
-    ", backpack, umbrella, , , handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, "
-    "baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, , wine glass, cup, "
-    "fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, "
-    "cake, chair, couch, potted plant, bed, , dining table, , , toilet, , tv, laptop, mouse, remote, "
-    "keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, , book, clock, vase, scissors, "
-    "teddy bear, hair drier, toothbrush"
-)
-# The keypoints of COCO's persons, and the limbs between them, counted from 1.
-_PARTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-COCO_KEYPOINTS = ("nose", *(f"{side}_{part}" for part in _PARTS for side in ("left", "right")))
-_LEGS = ((16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13))
-_ARMS = ((6, 7), (6, 8), (7, 9), (8, 10), (9, 11))
-_HEAD = ((2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7))
-COCO_NAMES = [name.strip() for name in _NAMES.split(",")]  # "": no category has this id
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +48,13 @@ def load(path: str, model: str | None) -> tuple[BaseDetector, Sequence[Category]
     """A trained model in evaluation mode, and the meaning of its labels: label i + 1 is the i-th category."""
     from maskrcnn.checkpoint import load_model
     from maskrcnn.models.base import BaseDetector
+    from maskrcnn.models.published import DETECTORS, detector_weights
 
+    if model is not None:
+        path = str(detector_weights(path, model))
+    elif path in DETECTORS:
+        known = ", ".join(DETECTORS[path])
+        raise UsageError(f"{path}: published weights of which model? Name it with --model: {known}")
     place = find_checkpoint(path)
     if model is None:
         if place.suffix in (".pth", ".pt"):
@@ -79,28 +67,21 @@ def load(path: str, model: str | None) -> tuple[BaseDetector, Sequence[Category]
 
 def _load_bare(path: Path, name: str) -> tuple[BaseDetector, Sequence[Category]]:
     from maskrcnn.checkpoint import load_weights
-    from maskrcnn.data import Category
+    from maskrcnn.data.coco_names import coco_labels
     from maskrcnn.models.builders import build_model
     from maskrcnn.models.weights import read_weights, upgrade_keys
 
     state = upgrade_keys(read_weights(path))
-    classes = number_of_classes(state)
-    if classes is None:
+    sizes = model_sizes(state)
+    if sizes is None:
         raise UsageError(
             f"{path}: not the weights of a detector of this package (neither roi_heads.box_predictor nor semantic)"
         )
-    keypoints = keypoint_options(state)
     with bad_input("--model: "):
-        model = build_model(name, num_classes=classes, **norm_options(state), **keypoints)
+        model = build_model(name, **norm_options(state), **sizes)
     load_weights(model, path)
     model.eval()
-    if classes == 2 and keypoints.get("num_keypoints") == len(COCO_KEYPOINTS):
-        return model, [Category(1, COCO_NAMES[0], COCO_KEYPOINTS, _LEGS + _ARMS + _HEAD)]
-    names = COCO_NAMES
-    if classes != len(names) + 1:
-        names = [f"class {number}" for number in range(1, classes)]
-    listed = [Category(number, text or f"unused {number}") for number, text in enumerate(names, start=1)]
-    return model, listed
+    return model, coco_labels(**sizes)
 
 
 def norm_options(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,19 +97,15 @@ def norm_options(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"norm": "group"}
 
 
-def number_of_classes(state: Mapping[str, Any]) -> int | None:
-    """K of a bare detector's weights, the background included; None for weights of something else."""
-    score = state.get("roi_heads.box_predictor.cls_score.bias")
-    if score is not None:
-        return len(score)
+def model_sizes(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a bare detector's weights say of its classes and keypoints, as options of a builder; None for weights of
+    something else."""
+    from maskrcnn.checkpoint import detector_kind
+
+    if "roi_heads.box_predictor.cls_score.bias" in state:
+        return detector_kind(state)[1]
     semantic = state.get("semantic.bias")  # YOLACT's, which knows no background
-    return None if semantic is None else len(semantic) + 1
-
-
-def keypoint_options(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The number of keypoints that a bare detector's weights were trained with, as options of a builder."""
-    maps = state.get("roi_heads.keypoint_predictor.kps_score_lowres.bias")
-    return {} if maps is None else {"num_keypoints": len(maps)}
+    return None if semantic is None else {"num_classes": len(semantic) + 1}
 
 
 def category_ids(categories: Sequence[Category], wanted: Sequence[Category], checkpoint: str) -> list[int]:

@@ -16,6 +16,7 @@ keypoints, labels and scores; one COCO JSON file lists everything that was found
   maskrcnn predict run photo.jpg
   maskrcnn predict run holiday/ portraits/ --score-threshold 0.7 --output found
   maskrcnn predict weights.pth --model maskrcnn_resnet50_fpn photo.jpg
+  maskrcnn predict coco --model maskrcnn_resnet50_fpn photo.jpg         torchvision's weights, downloaded once
 
 Files written: OUTPUT/overlays/*.jpg and OUTPUT/predictions.json. A picture that cannot be read is reported
 and skipped; the others go on, and the exit status is 1 at the end.

@@ -36,7 +36,7 @@ command run again goes on from the newest checkpoint in OUTPUT, with the same re
   maskrcnn train --model yolact_tiny --output shapes_yolact       the same with the one-stage detector
   maskrcnn train --images train --annotations instances_train.json \\
       --val-images val --val-annotations instances_val.json --output run --steps 2000 --milestones 1400 1800
-  maskrcnn train --model maskrcnn_resnet50_fpn --weights coco.pth --images ... --annotations ... --output run
+  maskrcnn train --model maskrcnn_resnet50_fpn --weights coco --images ... --annotations ... --output run
   maskrcnn train --model keypointrcnn_tiny --images ... --annotations person_keypoints_train.json --output run
   torchrun --nproc-per-node 8 -m maskrcnn train ...               eight GPUs; --batch-size counts all of them
 
@@ -72,11 +72,14 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         metavar="FILE",
-        help="start from these weights: a checkpoint, or a .pth of torchvision; predictors for another "
-        "number of classes start anew",
+        help='start from these weights: a checkpoint, or a .pth of torchvision; "coco" downloads the one that '
+        "torchvision publishes; predictors for another number of classes start anew",
     )
     group.add_argument(
-        "--backbone-weights", metavar="FILE", help="start from the weights of a classifying ResNet"
+        "--backbone-weights",
+        metavar="FILE",
+        help='start from the weights of a classifying ResNet; "imagenet" and "imagenet_v2" download '
+        "torchvision's",
     )
     group.add_argument(
         "--min-size",

@@ -22,6 +22,8 @@ PREDICTORS = (
     "head.cls_logits.",
     "semantic.",
 )
+# Options that weights were trained with, and that a model which starts from them keeps.
+TRAINED_WITH = ("norm", "norm_eps", "geometry", "stride_in_1x1", "image_mean")
 # Parts of a pretrained ResNet with frozen norms to go on training: torchvision's default.
 TRAINED_LAYERS = 3
 
@@ -34,22 +36,25 @@ def build_with_weights(
     Args:
         name: a builder of this package.
         options: its keyword arguments, JSON values.
-        weights: a checkpoint or a bare state dict of a whole detector, or None. Predictors for another number
-            of classes are left as they are, with a line on stderr.
-        backbone_weights: a state dict of a classifying ResNet, or None.
+        weights: a checkpoint or a bare state dict of a whole detector, a word of
+            :data:`maskrcnn.models.published.DETECTORS`, or None. Predictors for another number of classes are
+            left as they are, with a line on stderr.
+        backbone_weights: a state dict of a classifying ResNet, a word of
+            :data:`maskrcnn.models.published.BACKBONES`, or None.
 
     Returns:
         The model, and the description that rebuilds it without those files.
 
     Raises:
-        UsageError, CheckpointError, FileNotFoundError: unknown names, options, files; weights that do not
-            fit.
+        UsageError, CheckpointError, FileNotFoundError, PublishedWeightsError: unknown names, options, files;
+            weights that do not fit or cannot be fetched.
     """
     from maskrcnn.checkpoint import ModelDescription, apply_weights
     from maskrcnn.models.builders import build_model
+    from maskrcnn.models.published import detector_weights
     from maskrcnn.models.resnet import freeze_all_but
     from maskrcnn.models.trunks import whole_resnet
-    from maskrcnn.models.weights import upgrade_keys, without_classifier
+    from maskrcnn.models.weights import conventions_of, upgrade_keys, without_classifier
 
     if weights is not None and backbone_weights is not None:
         raise UsageError("--weights and --backbone-weights exclude each other")
@@ -57,13 +62,15 @@ def build_with_weights(
     layers = options.pop("trainable_backbone_layers", None)
     state: Mapping[str, Tensor] = {}
     if weights is not None:
+        weights = str(detector_weights(weights, name))
         state, metadata = _read(weights)
         state = upgrade_keys(state)
         known = norm_options(state) if metadata is None else metadata.description.kwargs
-        options = {name: known[name] for name in ("norm", "norm_eps") if name in known} | options
+        options = {name: known[name] for name in TRAINED_WITH if name in known} | options
     elif backbone_weights is not None:
+        backbone_weights = _published_backbone(backbone_weights, name)
         state = without_classifier(_read(backbone_weights)[0])
-        options = {"norm": "frozen"} | options
+        options = {"norm": "frozen"} | conventions_of(backbone_weights) | options
     with bad_input(f"--model {name}: "):
         model = build_model(name, **options)
         description = ModelDescription(name, options)
@@ -75,6 +82,21 @@ def build_with_weights(
     elif backbone_weights is not None:
         apply_weights(body, state, f"--backbone-weights {backbone_weights}")
     return model, description
+
+
+def _published_backbone(weights: str, name: str) -> str:
+    """The file of the backbone of the builder ``name`` where ``weights`` is a word; else ``weights``."""
+    import torch
+
+    from maskrcnn.models.builders import build_model
+    from maskrcnn.models.published import BACKBONES, backbone_weights
+    from maskrcnn.models.weights import body_of
+
+    if weights not in BACKBONES:
+        return weights
+    with bad_input(f"--model {name}: "), torch.device("meta"):
+        body = body_of(build_model(name).state_dict(), "backbone.body.")
+    return str(backbone_weights(weights, body or name))
 
 
 def _read(path: str) -> tuple[Mapping[str, Tensor], Metadata | None]:

@@ -18,16 +18,22 @@ class AnchorGenerator(nn.Module):
     Args:
         sizes: anchor sides in pixels, one tuple per level (a flat tuple gives one size to each level).
         aspect_ratios: height over width, one tuple per level (a flat tuple is used on every level).
+        rounded: corners of the cell anchors are whole pixels, as torchvision's weights expect; False: exact.
+        strides: pixels between grid cells, one number per level; None: the padded image's side over the
+            map's, rounded down, as torchvision's weights expect (61 for the 13 rows that a stride of 64
+            leaves of 800 pixels).
 
-    :attr:`cell_anchors` is a list of float32 ``[A, 4]`` boxes around the origin, ratio-major, with corners
-    rounded to whole pixels (as torchvision does; checkpoints expect it). They are constants, not part of the
-    state dict.
+    :attr:`cell_anchors` is a list of float32 ``[A, 4]`` boxes around the origin, ratio-major. They are
+    constants, not part of the state dict. The anchors of the first cell have the image's corner as centre.
     """
 
     def __init__(
         self,
         sizes: Sequence[Sequence[float]] | Sequence[float] = DEFAULT_SIZES,
         aspect_ratios: Sequence[Sequence[float]] | Sequence[float] = DEFAULT_RATIOS,
+        *,
+        rounded: bool = True,
+        strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.sizes = tuple(tuple(s) if isinstance(s, Sequence) else (s,) for s in sizes)
@@ -39,7 +45,13 @@ class AnchorGenerator(nn.Module):
                 f"aspect_ratios: expected one tuple for each of the {len(self.sizes)} levels of sizes, "
                 f"got {len(self.aspect_ratios)}"
             )
-        self.cell_anchors = [cell_anchors(s, r) for s, r in zip(self.sizes, self.aspect_ratios, strict=True)]
+        if strides is not None and len(strides) != len(self.sizes):
+            raise ValueError(
+                f"strides: expected one for each of the {len(self.sizes)} levels of sizes, got {len(strides)}"
+            )
+        self.strides = None if strides is None else tuple(strides)
+        shapes = zip(self.sizes, self.aspect_ratios, strict=True)
+        self.cell_anchors = [cell_anchors(*shape, rounded=rounded) for shape in shapes]
 
     def num_anchors_per_location(self) -> list[int]:
         """Anchors per grid cell, one number per level."""
@@ -56,14 +68,24 @@ class AnchorGenerator(nn.Module):
             self.cell_anchors = [cells.to(device) for cells in self.cell_anchors]
         return self.cell_anchors
 
+    def grid_strides(
+        self, image_size: tuple[int, int], grid_sizes: list[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """(y, x) pixels between grid cells of each level, for a padded image of ``image_size``."""
+        if self.strides is not None:
+            return [(stride, stride) for stride in self.strides]
+        height, width = image_size
+        return [(height // h, width // w) for h, w in grid_sizes]
 
-def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
-    """Boxes ``[A, 4]`` around the origin: every size for every ratio, corners rounded half to even."""
+
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], rounded: bool = True) -> Tensor:
+    """Boxes ``[A, 4]`` around the origin: every size for every ratio; corners rounded half to even, or exact."""
     side = torch.tensor(sizes, dtype=torch.float32)
     height = torch.tensor(aspect_ratios, dtype=torch.float32).sqrt()
     w = (height.reciprocal()[:, None] * side).flatten()
     h = (height[:, None] * side).flatten()
-    return (torch.stack([-w, -h, w, h], dim=1) / 2).round()
+    corners = torch.stack([-w, -h, w, h], dim=1) / 2
+    return corners.round() if rounded else corners
 
 
 def anchors_at(

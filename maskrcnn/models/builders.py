@@ -18,12 +18,15 @@ from maskrcnn.models.detector import (
     KeypointRCNN,
     MaskRCNN,
 )
+from maskrcnn.models.geometry import geometry_named
 from maskrcnn.models.norm import norm_factory
+from maskrcnn.models.published import backbone_weights, detector_weights
 from maskrcnn.models.recipes import AnchorRecipe, BoxRecipe, KeypointRecipe, MaskRecipe
 from maskrcnn.models.resnet import freeze_all_but
-from maskrcnn.models.trunks import C4, C5, FPN, BodyOptions, CoarseFPN, Neck, whole_resnet
+from maskrcnn.models.trunks import C4, C5, FPN, CoarseFPN, Neck, TrunkOptions, whole_resnet
 from maskrcnn.models.weights import (
     StateDict,
+    check_conventions,
     read_weights,
     upgrade_keys,
     without_classifier,
@@ -47,7 +50,7 @@ def resnet_fpn_backbone(
         eps: of the normalisation.
         fpn_norm: normalisation of the pyramid; None: none.
     """
-    backbone = FPN(out_channels, fpn_norm)(BodyOptions(body, norm_factory(norm, eps))).backbone
+    backbone = FPN(out_channels, fpn_norm)(TrunkOptions(body, norm_factory(norm, eps))).backbone
     assert isinstance(backbone, BackboneWithFPN)
     return backbone
 
@@ -59,21 +62,23 @@ class Preset(Generic[Detector]):
     Parameter names and defaults are those of torchvision's function of the same name. Arguments of the call:
 
         weights: state dict of the whole detector, or the path of a file with one (``.safetensors``,
-            ``.pth``); torchvision's published files load, in both generations of their names. Nothing is
-            downloaded.
+            ``.pth``); torchvision's published files load, in both generations of their names. ``"coco"``
+            fetches the published file, see :mod:`maskrcnn.models.published`; else nothing is downloaded.
         weights_backbone: the same for the ResNet alone (a classifier's ``fc`` is left out); unused beside
-            ``weights``.
+            ``weights``. ``"imagenet"`` and ``"imagenet_v2"`` fetch torchvision's.
         num_classes: K, the background included; must agree with ``weights``. By default 91, for keypoints 2.
         options: ``trainable_backbone_layers`` (0 to 5, counted from the last; 3 with pretrained weights, else
             5), ``norm`` of the ResNet (``"batch"``, ``"frozen"``, ``"group"``, ``"sync"``; batch norm without
             pretrained weights; with them ``pretrained_norm``), ``norm_eps`` (0 for frozen norm under
             ``weights``, as the published files expect; else 1e-5), ``stride_in_1x1`` (see
-            :class:`~maskrcnn.models.resnet.Bottleneck`), every field of the preset's recipes and neck
+            :class:`~maskrcnn.models.resnet.Bottleneck`), ``geometry`` (``"torchvision"`` or ``"detectron2"``, see
+            :class:`~maskrcnn.models.geometry.Geometry`), every field of the preset's recipes and neck
             (``anchor_sizes``, ``roi_layer``, ``box_head``, ``mask_head``, ``class_agnostic_masks``,
             ``num_keypoints``, ``extra_level`` ...), all JSON values, and every keyword of :attr:`detector`, such as
             :class:`~maskrcnn.models.detector.MaskRCNN`; a module given there takes the place of the recipe's.
 
-    A call raises ``FileNotFoundError`` for a missing file or the name of published weights, and
+    A call raises ``FileNotFoundError`` for a missing file,
+    :class:`~maskrcnn.models.published.PublishedWeightsError` for published weights that cannot be had, and
     ``ValueError`` or ``RuntimeError`` for options or weights that do not fit.
 
     Attributes:
@@ -106,18 +111,26 @@ class Preset(Generic[Detector]):
         norm: str | None = None,
         norm_eps: float | None = None,
         stride_in_1x1: bool = False,
+        geometry: str = "torchvision",
         **options: Any,
     ) -> Detector:
+        weights = detector_weights(weights, self.name)
+        weights_backbone = backbone_weights(weights_backbone, self.body) if weights is None else None
+        given = {"geometry": geometry, "stride_in_1x1": stride_in_1x1}
+        check_conventions("weights", weights, given)
+        check_conventions("weights_backbone", weights_backbone, given)
         num_classes = self.num_classes if num_classes is None else num_classes
         state_dict = None if weights is None else upgrade_keys(read_weights(weights))
         if state_dict is not None:
             _check_classes(state_dict, num_classes)
         norm, norm_eps = self.norm(norm, norm_eps, weights is not None, weights_backbone is not None)
         model = self._build(
-            BodyOptions(self.body, norm_factory(norm, norm_eps), stride_in_1x1), num_classes, options
+            TrunkOptions(self.body, norm_factory(norm, norm_eps), stride_in_1x1, geometry_named(geometry)),
+            num_classes,
+            options,
         )
         resnet = whole_resnet(model)
-        if weights_backbone is not None and weights is None:
+        if weights_backbone is not None:
             resnet.load_state_dict(without_classifier(read_weights(weights_backbone, "weights_backbone")))
         trained = weights is not None or weights_backbone is not None
         freeze_all_but(resnet, _trainable_layers(trained, trainable_backbone_layers))
@@ -125,7 +138,7 @@ class Preset(Generic[Detector]):
             model.load_state_dict(state_dict)
         return model
 
-    def _build(self, body: BodyOptions, num_classes: int, options: dict[str, Any]) -> Detector:
+    def _build(self, body: TrunkOptions, num_classes: int, options: dict[str, Any]) -> Detector:
         anchors = options.get("rpn_anchor_generator")
         if anchors is not None and "anchor_sizes" in options:
             raise ValueError("anchor_sizes: expected either anchor_sizes or rpn_anchor_generator, got both")
@@ -139,7 +152,13 @@ class Preset(Generic[Detector]):
             parts |= branch.parts(trunk, num_classes, boxes)
         if trunk.shared_head is not None:
             parts["shared_head"] = trunk.shared_head
-        return self.detector(trunk.backbone, **(parts | dict(self.options) | options))
+        parts |= {**self.options, **body.geometry.detector_options(), **options}
+        return self.detector(trunk.backbone, **parts)
+
+    @property
+    def name(self) -> str:
+        """Its key in :data:`BUILDERS`, ``""`` outside."""
+        return next((name for name, builder in BUILDERS.items() if builder is self), "")
 
     def norm(
         self, norm: str | None, norm_eps: float | None, weights: bool, weights_backbone: bool
@@ -175,7 +194,10 @@ fasterrcnn_resnet18_fpn = Preset(FasterRCNN, "resnet18")
 fasterrcnn_resnet34_fpn = Preset(FasterRCNN, "resnet34")
 fasterrcnn_resnet50_fpn = Preset(FasterRCNN, "resnet50")
 fasterrcnn_resnet101_fpn = Preset(FasterRCNN, "resnet101")
+fasterrcnn_resnext101_32x8d_fpn = Preset(FasterRCNN, "resnext101_32x8d")
 keypointrcnn_resnet50_fpn = Preset(KeypointRCNN, "resnet50", branches=(KEYPOINT,), num_classes=2)
+keypointrcnn_resnet101_fpn = replace(keypointrcnn_resnet50_fpn, body="resnet101")
+keypointrcnn_resnext101_32x8d_fpn = replace(keypointrcnn_resnet50_fpn, body="resnext101_32x8d")
 keypointmaskrcnn_resnet50_fpn = Preset(KeypointMaskRCNN, "resnet50", branches=(MASK, KEYPOINT), num_classes=2)
 
 # torchvision's second recipe: two RPN convolutions, and normalised heads.
@@ -195,12 +217,14 @@ ONE_MAP_OPTIONS = {
 }
 C4_OPTIONS = ONE_MAP_OPTIONS | {"box_batch_size_per_image": 64}
 fasterrcnn_resnet50_c4 = Preset(FasterRCNN, "resnet50", C4(), C4_BOXES, options=C4_OPTIONS)
+fasterrcnn_resnet101_c4 = replace(fasterrcnn_resnet50_c4, body="resnet101")
 maskrcnn_resnet50_c4 = Preset(MaskRCNN, "resnet50", C4(), C4_BOXES, (C4_MASK,), options=C4_OPTIONS)
-maskrcnn_resnet101_c4 = Preset(MaskRCNN, "resnet101", C4(), C4_BOXES, (C4_MASK,), options=C4_OPTIONS)
+maskrcnn_resnet101_c4 = replace(maskrcnn_resnet50_c4, body="resnet101")
 maskrcnn_resnet50_c5 = Preset(MaskRCNN, "resnet50", C5(), branches=(MASK,), options=ONE_MAP_OPTIONS)
-maskrcnn_resnet50_dc5 = Preset(
-    MaskRCNN, "resnet50", C5(dilated=True), branches=(MASK,), options=ONE_MAP_OPTIONS
-)
+maskrcnn_resnet50_dc5 = replace(maskrcnn_resnet50_c5, neck=C5(dilated=True))
+maskrcnn_resnet101_dc5 = replace(maskrcnn_resnet50_dc5, body="resnet101")
+fasterrcnn_resnet50_dc5 = Preset(FasterRCNN, "resnet50", C5(dilated=True), options=ONE_MAP_OPTIONS)
+fasterrcnn_resnet101_dc5 = replace(fasterrcnn_resnet50_dc5, body="resnet101")
 
 yolact_resnet50_fpn = Preset(YOLACT, "resnet50", CoarseFPN(), AnchorRecipe(SIZES))
 

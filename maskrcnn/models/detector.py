@@ -19,6 +19,7 @@ from maskrcnn.models.heads import (
     TwoMLPHead,
 )
 from maskrcnn.models.images import Detection, ImageList, Target
+from maskrcnn.models.losses import SMOOTH_L1_BETA
 from maskrcnn.models.matcher import Matcher
 from maskrcnn.models.roi_heads import RoIHeads
 from maskrcnn.models.rpn import RegionProposalNetwork, RPNHead
@@ -141,6 +142,7 @@ class FasterRCNN(GeneralizedRCNN):
             torchvision has trained.
         mask_loss: ``"sigmoid"`` (each class alone) or ``"softmax"`` (classes compete for each pixel).
         shared_head: see :class:`~maskrcnn.models.roi_heads.RoIHeads`.
+        smooth_l1_beta: of both box losses; 0 is plain L1, as detectron2 trains.
     """
 
     def __init__(
@@ -181,6 +183,7 @@ class FasterRCNN(GeneralizedRCNN):
         mask_convention: str = "integer",
         mask_loss: str = "sigmoid",
         shared_head: nn.Module | None = None,
+        smooth_l1_beta: float = SMOOTH_L1_BETA,
     ) -> None:
         channels = out_channels(backbone)
         if rpn_anchor_generator is None:
@@ -194,6 +197,7 @@ class FasterRCNN(GeneralizedRCNN):
             post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
             nms_thresh=rpn_nms_thresh,
             score_thresh=rpn_score_thresh,
+            smooth_l1_beta=smooth_l1_beta,
         )
         if box_roi_pool is None:
             box_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=7, sampling_ratio=2)
@@ -212,6 +216,7 @@ class FasterRCNN(GeneralizedRCNN):
             mask_convention=mask_convention,
             mask_loss=mask_loss,
             shared_head=shared_head,
+            smooth_l1_beta=smooth_l1_beta,
         )
         transform = GeneralizedRCNNTransform(
             min_size,

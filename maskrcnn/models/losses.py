@@ -40,7 +40,8 @@ def objectness_loss(logits: Tensor, labels: Tensor, count: Tensor | float) -> Te
 def box_loss(deltas: Tensor, targets: Tensor, count: Tensor | float, beta: float = SMOOTH_L1_BETA) -> Tensor:
     """Smooth L1 of the encoded boxes ``[P, 4]`` of positives, for the RPN, the box head and YOLACT.
 
-    The sum runs over positives only, ``count`` over positives and negatives (in YOLACT positives).
+    The sum runs over positives only, ``count`` over positives and negatives (in YOLACT positives). Differences below
+    ``beta`` count squared; with 0, plain L1, none do.
     """
     return F.smooth_l1_loss(deltas.float(), targets, beta=beta, reduction="sum") / count
 

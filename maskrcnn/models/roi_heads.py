@@ -54,6 +54,7 @@ class RoIHeads(nn.Module):
         mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`.
         mask_loss: a name of :data:`maskrcnn.models.masks.MASK_BRANCHES`.
         shared_head: applied to every branch's pooled features before its own head; then all branches pool alike.
+        smooth_l1_beta: of the box loss, see :func:`~maskrcnn.models.losses.box_loss`.
         mask_roi_pool, mask_head, mask_predictor: the mask branch; all three or none.
         keypoint_roi_pool, keypoint_head, keypoint_predictor: the keypoint branch; all three or none.
 
@@ -75,6 +76,7 @@ class RoIHeads(nn.Module):
         mask_convention: str = "integer",
         mask_loss: str = "sigmoid",
         shared_head: nn.Module | None = None,
+        smooth_l1_beta: float = losses.SMOOTH_L1_BETA,
         mask_roi_pool: nn.Module | None = None,
         mask_head: nn.Module | None = None,
         mask_predictor: nn.Module | None = None,
@@ -93,6 +95,7 @@ class RoIHeads(nn.Module):
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
+        self.smooth_l1_beta = smooth_l1_beta
         # Their modules are attributes here, where the names of torchvision's parameters want them.
         self._masks = mask_branch(mask_loss, mask_convention)
         self._branches: tuple[Branch, ...] = (self._masks, KeypointBranch())
@@ -189,7 +192,7 @@ class RoIHeads(nn.Module):
         count = losses.normalizer(len(labels), logits.device)
         return {
             "loss_classifier": losses.classifier_loss(logits, labels, count),
-            "loss_box_reg": losses.box_loss(chosen, encoded, count),
+            "loss_box_reg": losses.box_loss(chosen, encoded, count, self.smooth_l1_beta),
         }
 
     def _detect(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import maskrcnn_ops as ops
+from maskrcnn.models.geometry import Geometry
 from maskrcnn_ops.reference import assign_levels
 
 SAMPLING_RATIO = 2  # samples per bin and axis
@@ -60,25 +61,22 @@ class LevelwiseRoILayer(nn.Module):
         return f"{self.operator}, featmap_names={self.featmap_names}, output_size={self.output_size}"
 
 
-def _align(featmap_names: Sequence[str], output_size: int) -> nn.Module:
-    return ops.MultiScaleRoIAlign(featmap_names, output_size, SAMPLING_RATIO)
+def _levelwise(operator: RegionOperator) -> Callable[[Geometry, Sequence[str], int], nn.Module]:
+    return lambda _, featmap_names, output_size: LevelwiseRoILayer(operator, featmap_names, output_size)
 
 
-def _levelwise(operator: RegionOperator) -> Callable[[Sequence[str], int], nn.Module]:
-    return partial(LevelwiseRoILayer, operator)
-
-
-ROI_LAYERS: dict[str, Callable[[Sequence[str], int], nn.Module]] = {
-    "align": _align,
+ROI_LAYERS: dict[str, Callable[[Geometry, Sequence[str], int], nn.Module]] = {
+    "align": Geometry.roi_pool,
     "align_max": _levelwise(partial(ops.roi_align, sampling_ratio=SAMPLING_RATIO, reduction="max")),
     "pool": _levelwise(ops.roi_pool),
     "warp": _levelwise(partial(ops.roi_warp, sampling_ratio=SAMPLING_RATIO)),
     "warp_max": _levelwise(partial(ops.roi_warp, sampling_ratio=SAMPLING_RATIO, reduction="max")),
 }
-"""Constructors ``(featmap_names, output_size) -> module`` of the rows of the paper's Table 2 (c)."""
+"""Constructors ``(geometry, featmap_names, output_size) -> module`` of the rows of the paper's Table 2 (c). The
+geometry is that of the first; the others are the paper's own."""
 
 
-def roi_layer(name: str, featmap_names: Sequence[str], output_size: int) -> nn.Module:
+def roi_layer(name: str, geometry: Geometry, featmap_names: Sequence[str], output_size: int) -> nn.Module:
     """The module of a name in :data:`ROI_LAYERS`.
 
     Raises:
@@ -86,4 +84,4 @@ def roi_layer(name: str, featmap_names: Sequence[str], output_size: int) -> nn.M
     """
     if name not in ROI_LAYERS:
         raise ValueError(f"roi_layer: expected one of {', '.join(ROI_LAYERS)}, got {name!r}")
-    return ROI_LAYERS[name](featmap_names, output_size)
+    return ROI_LAYERS[name](geometry, featmap_names, output_size)

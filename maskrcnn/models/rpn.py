@@ -64,6 +64,7 @@ class RegionProposalNetwork(nn.Module):
         post_nms_top_n: proposals kept per image, (training, evaluation).
         nms_thresh: IoU of suppression, within a level.
         score_thresh: least objectness probability of a proposal.
+        smooth_l1_beta: of the box loss, see :func:`~maskrcnn.models.losses.box_loss`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class RegionProposalNetwork(nn.Module):
         post_nms_top_n: tuple[int, int],
         nms_thresh: float,
         score_thresh: float = 0.0,
+        smooth_l1_beta: float = losses.SMOOTH_L1_BETA,
     ) -> None:
         super().__init__()
         self.anchor_generator = anchor_generator
@@ -86,6 +88,7 @@ class RegionProposalNetwork(nn.Module):
         self.post_nms_top_n = post_nms_top_n
         self.nms_thresh = nms_thresh
         self.score_thresh = score_thresh
+        self.smooth_l1_beta = smooth_l1_beta
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None = None
@@ -95,7 +98,7 @@ class RegionProposalNetwork(nn.Module):
         logit_maps, delta_maps = self.head(maps)
         height, width = images.tensors.shape[-2:]
         grids = [(level.shape[-2], level.shape[-1]) for level in maps]
-        strides = [(height // h, width // w) for h, w in grids]
+        strides = self.anchor_generator.grid_strides((height, width), grids)
         cells = self.anchor_generator.cells(len(maps), maps[0].device)
         evaluation = 0 if self.training else 1
         proposals = propose(
@@ -133,7 +136,8 @@ class RegionProposalNetwork(nn.Module):
                 ops.encode_boxes(target["boxes"][matches[positive]], anchors_at(positive, *anchors))
             )
         count = losses.normalizer(sum(map(len, labels)), logits.device)
+        encoded, beta = torch.cat(regression), self.smooth_l1_beta
         return {
             "loss_objectness": losses.objectness_loss(torch.cat(image_logits), torch.cat(labels), count),
-            "loss_rpn_box_reg": losses.box_loss(torch.cat(image_deltas), torch.cat(regression), count),
+            "loss_rpn_box_reg": losses.box_loss(torch.cat(image_deltas), encoded, count, beta),
         }

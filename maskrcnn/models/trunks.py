@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from maskrcnn.models.anchors import DEFAULT_RATIOS, AnchorGenerator
+from maskrcnn.models.anchors import AnchorGenerator
 from maskrcnn.models.backbones import (
     BackboneWithFPN,
     BackboneWithOneMap,
@@ -15,6 +15,7 @@ from maskrcnn.models.backbones import (
     FeaturePyramidNetwork,
 )
 from maskrcnn.models.base import BaseDetector
+from maskrcnn.models.geometry import GEOMETRIES, PYRAMID_STRIDES, Geometry
 from maskrcnn.models.norm import NormFactory, norm_factory
 from maskrcnn.models.resnet import Res5Head, ResNet
 from maskrcnn.models.roi_layers import roi_layer
@@ -29,22 +30,24 @@ class Trunk:
     Attributes:
         backbone: the module that a detector takes.
         maps: names of the maps that regions are pooled from, finest first.
-        levels: maps that the RPN looks at.
+        strides: of the maps that the RPN looks at.
         channels: of the features that a head gets.
         shared_head: between pooling and the heads; None: nothing.
         shrinks: side of pooled regions over the side of what a head gets.
+        geometry: where regions, anchors and masks lie.
     """
 
     backbone: BackboneWithFPN | BackboneWithOneMap
     maps: tuple[str, ...]
-    levels: int
+    strides: tuple[int, ...]
     channels: int
+    geometry: Geometry
     shared_head: nn.Module | None = None
     shrinks: int = 1
 
     def roi_pool(self, layer: str, side: int) -> nn.Module:
         """Pooling of a name in :data:`~maskrcnn.models.roi_layers.ROI_LAYERS` after which a head gets ``side``."""
-        return roi_layer(layer, self.maps, side * self.shrinks)
+        return roi_layer(layer, self.geometry, self.maps, side * self.shrinks)
 
     def anchor_generator(self, sizes: Sequence[float]) -> AnchorGenerator:
         """One side (pixels) for each level of a pyramid, or all on the one map; ratios 0.5, 1, 2.
@@ -52,20 +55,22 @@ class Trunk:
         Raises:
             ValueError: as many sizes are not there as levels.
         """
-        if self.levels == 1:
-            return AnchorGenerator((tuple(sizes),), DEFAULT_RATIOS)
-        if len(sizes) != self.levels:
-            raise ValueError(f"anchor_sizes: expected {self.levels}, one per pyramid level, got {len(sizes)}")
-        return AnchorGenerator(sizes, DEFAULT_RATIOS)
+        levels = len(self.strides)
+        if levels == 1:
+            return self.geometry.anchors((tuple(sizes),), self.strides)
+        if len(sizes) != levels:
+            raise ValueError(f"anchor_sizes: expected {levels}, one per pyramid level, got {len(sizes)}")
+        return self.geometry.anchors(sizes, self.strides)
 
 
 @dataclass(frozen=True)
-class BodyOptions:
-    """A ResNet's: see :class:`~maskrcnn.models.resnet.ResNet`."""
+class TrunkOptions:
+    """A ResNet's, see :class:`~maskrcnn.models.resnet.ResNet`, and the geometry of what stands on it."""
 
     body: str
     norm: NormFactory
     stride_in_1x1: bool = False
+    geometry: Geometry = GEOMETRIES["torchvision"]
 
     def resnet(self, *, dilated: bool = False, stages: int = 4) -> ResNet:
         return ResNet(self.body, self.norm, stride_in_1x1=self.stride_in_1x1, dilated=dilated, stages=stages)
@@ -85,14 +90,15 @@ class FPN:
     fpn_norm: str | None = None
     extra_level: bool = True
 
-    def __call__(self, options: BodyOptions) -> Trunk:
+    def __call__(self, options: TrunkOptions) -> Trunk:
         resnet = options.resnet()
         norm = None if self.fpn_norm is None else norm_factory(self.fpn_norm)
         fpn = FeaturePyramidNetwork(
             resnet.out_channels, self.out_channels, norm, extra_level=self.extra_level
         )
         backbone = BackboneWithFPN(resnet, fpn, self.out_channels)
-        return Trunk(backbone, PYRAMID_MAPS, len(PYRAMID_MAPS) + self.extra_level, self.out_channels)
+        strides = PYRAMID_STRIDES[: len(PYRAMID_MAPS) + self.extra_level]
+        return Trunk(backbone, PYRAMID_MAPS, strides, self.out_channels, options.geometry)
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,12 @@ class CoarseFPN:
 
     out_channels: int = 256
 
-    def __call__(self, options: BodyOptions) -> Trunk:
+    def __call__(self, options: TrunkOptions) -> Trunk:
         resnet = options.resnet()
         fpn = CoarsePyramid(resnet.out_channels, self.out_channels)
-        return Trunk(BackboneWithFPN(resnet, fpn, self.out_channels), PYRAMID_MAPS[1:], 5, self.out_channels)
+        backbone = BackboneWithFPN(resnet, fpn, self.out_channels)
+        strides = tuple(2 * stride for stride in PYRAMID_STRIDES)
+        return Trunk(backbone, PYRAMID_MAPS[1:], strides, self.out_channels, options.geometry)
 
 
 @dataclass(frozen=True)
@@ -121,12 +129,12 @@ class C4:
 
     res5_stride: int = 1
 
-    def __call__(self, options: BodyOptions) -> Trunk:
+    def __call__(self, options: TrunkOptions) -> Trunk:
         backbone = BackboneWithOneMap(options.resnet(stages=3))
         head = Res5Head(
             options.body, options.norm, stride_in_1x1=options.stride_in_1x1, stride=self.res5_stride
         )
-        return Trunk(backbone, ("2",), 1, head.out_channels, head, self.res5_stride)
+        return Trunk(backbone, ("2",), (16,), head.out_channels, options.geometry, head, self.res5_stride)
 
 
 @dataclass(frozen=True)
@@ -139,9 +147,9 @@ class C5:
 
     dilated: bool = False
 
-    def __call__(self, options: BodyOptions) -> Trunk:
+    def __call__(self, options: TrunkOptions) -> Trunk:
         backbone = BackboneWithOneMap(options.resnet(dilated=self.dilated))
-        return Trunk(backbone, ("3",), 1, backbone.out_channels)
+        return Trunk(backbone, ("3",), (16 if self.dilated else 32,), backbone.out_channels, options.geometry)
 
 
 Neck = FPN | CoarseFPN | C4 | C5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import OrderedDict
@@ -12,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskrcnn.models.resnet import BODIES, LAYOUTS
+
 StateDict = Mapping[str, Any]
+
+# Under which a .safetensors file of this package keeps, as JSON, what it says about its detector or its backbone.
+METADATA_KEY, BACKBONE_KEY = "maskrcnn", "maskrcnn_backbone"
+# Options that no shape tells, with their defaults: weights are useless under others than theirs.
+CONVENTIONS = {"geometry": "torchvision", "stride_in_1x1": False}
 
 # Names of the generation before convolutions were wrapped together with their activation.
 _RENAMES = (
@@ -52,7 +60,7 @@ def read_weights(weights: str | os.PathLike[str] | StateDict, argument: str = "w
         argument: its name in errors.
 
     Raises:
-        FileNotFoundError: no such file, also for the name of published weights: nothing is downloaded.
+        FileNotFoundError: no such file.
         ValueError: the file holds no state dict.
     """
     if isinstance(weights, Mapping):
@@ -60,9 +68,11 @@ def read_weights(weights: str | os.PathLike[str] | StateDict, argument: str = "w
     path = Path(weights)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{argument}: expected a state dict or the path of a file with one (.safetensors or .pth), got "
-            f"{str(weights)!r}; downloads are not supported yet: fetch the file and pass its path"
+            f"{argument}: expected a state dict, the path of a file with one (.safetensors or .pth), or the word "
+            f"of published weights (see maskrcnn.models.published), got {str(weights)!r}"
         )
+    if path.suffix == ".pkl":
+        raise ValueError(f"{argument}: {path} needs converting: maskrcnn convert {path} OUT.safetensors")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -73,6 +83,52 @@ def read_weights(weights: str | os.PathLike[str] | StateDict, argument: str = "w
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{argument}: expected a state dict (names to tensors) in {path}")
     return content
+
+
+def conventions_of(weights: Any) -> dict[str, Any]:
+    """The :data:`CONVENTIONS` other than the default that a .safetensors file of this package names."""
+    if (
+        weights is None
+        or isinstance(weights, Mapping)
+        or Path(weights).suffix != ".safetensors"
+        or not Path(weights).is_file()
+    ):
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        said = file.metadata() or {}
+    detector, backbone = json.loads(said.get(METADATA_KEY, "{}")), json.loads(said.get(BACKBONE_KEY, "{}"))
+    options = {**detector.get("kwargs", {}), **backbone}
+    return {name: options[name] for name, usual in CONVENTIONS.items() if options.get(name, usual) != usual}
+
+
+def check_conventions(argument: str, weights: Any, given: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` naming ``argument`` if its file names other conventions than a model is ``given``."""
+    for name, value in conventions_of(weights).items():
+        if value != given[name]:
+            raise ValueError(f"{argument}: {weights} needs {name}={value!r}, got {given[name]!r}")
+
+
+def body_of(state_dict: StateDict, prefix: str = "") -> str | None:
+    """The name of the ResNet or ResNeXt whose parameters have these names and shapes after ``prefix``.
+
+    Told by the blocks of the third stage and the channels of the first block's 3x3 convolution. None: no such
+    body in :data:`maskrcnn.models.resnet.BODIES`.
+    """
+    stage = f"{prefix}layer3."
+    blocks = len({key[len(stage) :].split(".")[0] for key in state_dict if key.startswith(stage)})
+    bottleneck = f"{prefix}layer1.0.conv3.weight" in state_dict
+    conv = state_dict.get(f"{prefix}layer1.0.conv2.weight")
+    if conv is None or conv.dim() != 4 or 0 in conv.shape:
+        return None
+    groups = len(conv) // conv.shape[1]
+    shape = (blocks, bottleneck, groups, len(conv) // groups)
+    for name, body in BODIES.items():
+        kind, counts = LAYOUTS[body.depth]
+        if (counts[2], kind, body.groups, body.width_per_group) == shape:
+            return name
+    return None
 
 
 def without_classifier(state_dict: StateDict) -> OrderedDict[str, Any]:

@@ -411,7 +411,7 @@ def test_bare_weights_with_the_name_of_their_model(
 
 
 def test_coco_names_stand_at_their_ids() -> None:
-    from maskrcnn.cli.models import COCO_NAMES
+    from maskrcnn.data.coco_names import COCO_NAMES
 
     assert len(COCO_NAMES) == 90
     assert sum(map(bool, COCO_NAMES)) == 80

@@ -130,7 +130,7 @@ def test_trainable_layers_without_weights() -> None:
 
 @pytest.mark.parametrize("argument", ["weights", "weights_backbone"])
 def test_nothing_is_downloaded(argument: str) -> None:
-    message = rf"{argument}: expected a state dict or the path .*got 'COCO_V1'; downloads are not supported"
+    message = rf"{argument}: expected a state dict, the path .*got 'COCO_V1'"
     with pytest.raises(FileNotFoundError, match=message):
         maskrcnn.fasterrcnn_resnet18_fpn(**{argument: "COCO_V1"}, **SMALL)
 
