@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskrcnn.models.builders import (
         build_model,
+        cascademaskrcnn_resnet50_fpn,
+        cascademaskrcnn_tiny,
+        cascadercnn_resnet50_fpn,
         fasterrcnn_resnet18_fpn,
         fasterrcnn_resnet34_fpn,
         fasterrcnn_resnet50_c4,
         fasterrcnn_resnet50_fpn,
         fasterrcnn_resnet50_fpn_v2,
         fasterrcnn_resnet101_fpn,
+        fastrcnn_resnet50_fpn,
+        fastrcnn_tiny,
         keypointmaskrcnn_resnet50_fpn,
         keypointmaskrcnn_tiny,
         keypointrcnn_resnet50_fpn,
@@ -35,21 +40,35 @@ if TYPE_CHECKING:
         maskrcnn_tiny_c4,
         maskrcnn_tiny_c5,
         maskrcnn_tiny_dc5,
+        msrcnn_resnet50_fpn,
+        msrcnn_tiny,
     )
     from maskrcnn.models.detector import FasterRCNN, KeypointMaskRCNN, KeypointRCNN, MaskRCNN
+    from maskrcnn.models.relatives import CascadeMaskRCNN, CascadeRCNN, FastRCNN, MaskScoringRCNN
+
+_DETECTORS = ("FasterRCNN", "KeypointMaskRCNN", "KeypointRCNN", "MaskRCNN")
 
 __all__ = [
+    "CascadeMaskRCNN",
+    "CascadeRCNN",
+    "FastRCNN",
     "FasterRCNN",
     "KeypointMaskRCNN",
     "KeypointRCNN",
     "MaskRCNN",
+    "MaskScoringRCNN",
     "build_model",
+    "cascademaskrcnn_resnet50_fpn",
+    "cascademaskrcnn_tiny",
+    "cascadercnn_resnet50_fpn",
     "fasterrcnn_resnet18_fpn",
     "fasterrcnn_resnet34_fpn",
     "fasterrcnn_resnet50_c4",
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
     "fasterrcnn_resnet101_fpn",
+    "fastrcnn_resnet50_fpn",
+    "fastrcnn_tiny",
     "keypointmaskrcnn_resnet50_fpn",
     "keypointmaskrcnn_tiny",
     "keypointrcnn_resnet50_fpn",
@@ -71,6 +90,8 @@ __all__ = [
     "maskrcnn_tiny_c4",
     "maskrcnn_tiny_c5",
     "maskrcnn_tiny_dc5",
+    "msrcnn_resnet50_fpn",
+    "msrcnn_tiny",
 ]
 
 
@@ -78,7 +99,9 @@ def __getattr__(name: str) -> Any:
     # Names load on first use: `maskrcnn --help` and data workers need no model.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "detector" if name.endswith("RCNN") else "builders"
+    module = "builders"
+    if name.endswith("RCNN"):
+        module = "detector" if name in _DETECTORS else "relatives"
     return getattr(importlib.import_module(f"maskrcnn.models.{module}"), name)
 
 

@@ -16,12 +16,14 @@ from maskrcnn.models.heads import (
     GlobalAveragePool,
     KeypointRCNNHeads,
     KeypointRCNNPredictor,
+    MaskIoUHead,
     MaskMLPPredictor,
     MaskRCNNHeads,
     MaskRCNNPredictor,
     TwoMLPHead,
 )
 from maskrcnn.models.norm import FrozenBatchNorm2d
+from maskrcnn.models.relatives import CascadeMaskRCNN, CascadeRCNN, FastRCNN, MaskScoringRCNN
 from maskrcnn.models.resnet import Res5Head, ResNet
 from maskrcnn.models.roi_layers import ROI_LAYERS
 from maskrcnn.models.rpn import RPNHead
@@ -32,6 +34,9 @@ __all__ = [
     "AnchorGenerator",
     "BackboneWithFPN",
     "BackboneWithOneMap",
+    "CascadeMaskRCNN",
+    "CascadeRCNN",
+    "FastRCNN",
     "FastRCNNConvFCHead",
     "FastRCNNPredictor",
     "FasterRCNN",
@@ -43,10 +48,12 @@ __all__ = [
     "KeypointRCNN",
     "KeypointRCNNHeads",
     "KeypointRCNNPredictor",
+    "MaskIoUHead",
     "MaskMLPPredictor",
     "MaskRCNN",
     "MaskRCNNHeads",
     "MaskRCNNPredictor",
+    "MaskScoringRCNN",
     "Preset",
     "RPNHead",
     "Res5Head",

@@ -18,7 +18,8 @@ from maskrcnn.models.detector import (
     MaskRCNN,
 )
 from maskrcnn.models.norm import norm_factory
-from maskrcnn.models.recipes import BoxRecipe, KeypointRecipe, MaskRecipe
+from maskrcnn.models.recipes import BoxRecipe, KeypointRecipe, MaskIoURecipe, MaskRecipe
+from maskrcnn.models.relatives import CascadeMaskRCNN, CascadeRCNN, FastRCNN, MaskScoringRCNN
 from maskrcnn.models.resnet import freeze_all_but
 from maskrcnn.models.trunks import C4, C5, FPN, BodyOptions, Neck, whole_resnet
 from maskrcnn.models.weights import (
@@ -30,7 +31,7 @@ from maskrcnn.models.weights import (
 
 Weights = str | os.PathLike[str] | StateDict
 Detector = TypeVar("Detector", bound=FasterRCNN)
-Recipe = TypeVar("Recipe", bound=Neck | BoxRecipe | MaskRecipe | KeypointRecipe)
+Recipe = TypeVar("Recipe", bound=Neck | BoxRecipe | MaskRecipe | MaskIoURecipe | KeypointRecipe)
 
 
 def resnet_fpn_backbone(
@@ -89,7 +90,7 @@ class Preset(Generic[Detector]):
     body: str
     neck: Neck = field(default_factory=FPN)
     boxes: BoxRecipe = field(default_factory=BoxRecipe)
-    branches: tuple[MaskRecipe | KeypointRecipe, ...] = ()
+    branches: tuple[MaskRecipe | MaskIoURecipe | KeypointRecipe, ...] = ()
     pretrained_norm: str = "frozen"
     num_classes: int = 91
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -182,6 +183,14 @@ maskrcnn_resnet50_fpn_v2 = Preset(
     MaskRCNN, "resnet50", V2_PYRAMID, V2_BOXES, (MASK,), pretrained_norm="batch"
 )
 
+# Relatives. An FPN's fifth level serves the RPN alone.
+GIVEN_NECK, GIVEN_BOXES = FPN(extra_level=False), BoxRecipe(anchor_sizes=None)
+CASCADE_BOXES = BoxRecipe(class_agnostic_boxes=True)
+fastrcnn_resnet50_fpn = Preset(FastRCNN, "resnet50", GIVEN_NECK, GIVEN_BOXES)
+msrcnn_resnet50_fpn = Preset(MaskScoringRCNN, "resnet50", branches=(MASK, MaskIoURecipe()))
+cascadercnn_resnet50_fpn = Preset(CascadeRCNN, "resnet50", boxes=CASCADE_BOXES)
+cascademaskrcnn_resnet50_fpn = Preset(CascadeMaskRCNN, "resnet50", boxes=CASCADE_BOXES, branches=(MASK,))
+
 # One map: its numbers of regions are the paper's for C4.
 C4_BOXES, C4_MASK = BoxRecipe(box_head="average"), MaskRecipe("none")
 ONE_MAP_OPTIONS = {
@@ -202,16 +211,18 @@ maskrcnn_resnet50_dc5 = Preset(
 TINY_PYRAMID = FPN(64)
 TINY_BOXES = BoxRecipe(anchor_sizes=(8, 16, 32, 64, 128), box_channels=256)
 TINY_MASK, TINY_KEYPOINT = MaskRecipe(mask_channels=(64,) * 2), KeypointRecipe(keypoint_channels=(64,) * 4)
-TINY_OPTIONS = {
+TINY_GIVEN = {
     "min_size": 256,
     "max_size": 400,
+    "box_batch_size_per_image": 128,
+    "box_detections_per_img": 300,
+    "mask_convention": "continuous",
+}
+TINY_OPTIONS = TINY_GIVEN | {
     "rpn_pre_nms_top_n_train": 1000,
     "rpn_pre_nms_top_n_test": 1000,
     "rpn_post_nms_top_n_train": 500,
     "rpn_post_nms_top_n_test": 500,
-    "box_batch_size_per_image": 128,
-    "box_detections_per_img": 300,
-    "mask_convention": "continuous",
 }
 maskrcnn_tiny = Preset(MaskRCNN, "resnet18", TINY_PYRAMID, TINY_BOXES, (TINY_MASK,), options=TINY_OPTIONS)
 keypointrcnn_tiny = Preset(
@@ -236,6 +247,19 @@ maskrcnn_tiny_c4 = Preset(
 )
 maskrcnn_tiny_c5 = Preset(MaskRCNN, "resnet18", C5(), TINY_BOXES, (TINY_MASK,), options=TINY_OPTIONS)
 maskrcnn_tiny_dc5 = replace(maskrcnn_tiny_c5, neck=C5(dilated=True))
+fastrcnn_tiny = Preset(
+    FastRCNN,
+    "resnet18",
+    replace(TINY_PYRAMID, extra_level=False),
+    replace(TINY_BOXES, anchor_sizes=None),
+    options=TINY_GIVEN,
+)
+msrcnn_tiny = replace(
+    maskrcnn_tiny, detector=MaskScoringRCNN, branches=(TINY_MASK, MaskIoURecipe((64,) * 4, 256))
+)
+cascademaskrcnn_tiny = replace(
+    maskrcnn_tiny, detector=CascadeMaskRCNN, boxes=replace(TINY_BOXES, class_agnostic_boxes=True)
+)
 
 
 BUILDERS: dict[str, Preset[Any]] = {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 import maskrcnn_ops as ops
+from maskrcnn.geometry import resize_boxes
 from maskrcnn.models.anchors import AnchorGenerator
 from maskrcnn.models.heads import (
     FastRCNNPredictor,
@@ -19,10 +20,11 @@ from maskrcnn.models.heads import (
 )
 from maskrcnn.models.images import Detection, Target
 from maskrcnn.models.matcher import Matcher
+from maskrcnn.models.proposals import GivenProposals
 from maskrcnn.models.roi_heads import RoIHeads
 from maskrcnn.models.rpn import RegionProposalNetwork, RPNHead
 from maskrcnn.models.sampler import BalancedSampler
-from maskrcnn.models.targets import check_images, check_targets
+from maskrcnn.models.targets import check_images, check_proposals, check_targets
 from maskrcnn.models.transform import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -49,6 +51,9 @@ class GeneralizedRCNN(nn.Module):
     - ``"bool"``: bool ``[D, H, W]``, probability at least 0.5;
     - ``"roi"``: float32 ``[D, 1, M, M]`` probabilities relative to the box, never pasted;
     - ``"rle"``: a list of D COCO encodings of the ``"bool"`` masks, made without bitmaps.
+
+    With a MaskIoU head ``mask_scores`` float32 ``[D]``, the scores of the masks (see
+    :class:`~maskrcnn.models.relatives.MaskScoringRCNN`).
 
     With keypoints also ``keypoints`` float32 ``[D, K, 3]`` (x, y, 1) and ``keypoints_scores`` float32
     ``[D, K]``, the logits at the heat maps' peaks.
@@ -100,6 +105,11 @@ class GeneralizedRCNN(nn.Module):
         return self.roi_heads.mask_convention
 
     @property
+    def takes_proposals(self) -> bool:
+        """Whether regions must be given with the images."""
+        return isinstance(self.rpn, GivenProposals)
+
+    @property
     def num_classes(self) -> int | None:
         """K with background, read from the box predictor; None where that has no ``cls_score``."""
         score = getattr(self.roi_heads.box_predictor, "cls_score", None)
@@ -112,27 +122,53 @@ class GeneralizedRCNN(nn.Module):
         return getattr(scores, "out_channels", None)
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target] | None = None,
+        proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor] | list[Detection]:
         """Losses in training, detections in evaluation (``targets`` are then ignored); see the class.
 
+        Args:
+            images, targets: see the class.
+            proposals: only for a model that :attr:`takes_proposals`, see
+                :class:`~maskrcnn.models.relatives.FastRCNN`.
+
         Raises:
-            ValueError, TypeError: malformed images or targets; the message names the image, the key and the
-            value.
+            ValueError, TypeError: malformed images, targets or proposals; the message names the image, the key and
+            the value.
         """
         check_images(images, len(self.transform.image_mean))
         if self.training:
             check_targets(targets, images, self.num_classes, self.roi_heads.target_keys, self.num_keypoints)
+        given = self._given(images, targets, proposals)
         batch, batch_targets = self.transform(images, targets if self.training else None)
         features = self.backbone(batch.tensors)
         if isinstance(features, Tensor):
             features = {"0": features}
-        proposals, proposal_losses = self.rpn(batch, features, batch_targets)
-        detections, region_losses = self.roi_heads(features, proposals, batch.image_sizes, batch_targets)
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        if given is not None:
+            batch.proposals = [
+                resize_boxes(*each) for each in zip(given, sizes, batch.image_sizes, strict=True)
+            ]
+        regions, proposal_losses = self.rpn(batch, features, batch_targets)
+        detections, region_losses = self.roi_heads(features, regions, batch.image_sizes, batch_targets)
         if self.training:
             return {**region_losses, **proposal_losses}
-        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         return map_back(detections, batch.image_sizes, sizes, self.mask_format, self.mask_convention)
+
+    def _given(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None, proposals: Sequence[Tensor] | None
+    ) -> list[Tensor] | None:
+        """The proposals that came with the images, checked, float32; None for a model that makes its own."""
+        if not self.takes_proposals:
+            if proposals is not None:
+                raise ValueError("proposals: expected none, as this model proposes regions itself")
+            return None
+        if proposals is None and self.training and targets is not None:
+            proposals = [target["proposals"] for target in targets if "proposals" in target] or None
+        check_proposals(proposals, images)
+        return [boxes.float() for boxes in proposals or ()]
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -143,6 +179,9 @@ class GeneralizedRCNN(nn.Module):
 
 class FasterRCNN(GeneralizedRCNN):
     """Faster R-CNN; the options and their defaults are torchvision's.
+
+    Attributes:
+        heads_type: class of :attr:`roi_heads`.
 
     Args:
         backbone: see :class:`GeneralizedRCNN`.
@@ -164,12 +203,15 @@ class FasterRCNN(GeneralizedRCNN):
         box_score_thresh, box_nms_thresh, box_detections_per_img: selection of detections.
         box_fg_iou_thresh, box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction: as for the RPN.
         bbox_reg_weights: of the box encoding; (10, 10, 5, 5) by default.
+        rpn: module in the place of the RPN; the options of that one then have no effect.
         mask_format: see :class:`GeneralizedRCNN`.
         mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`; ``"integer"`` for weights that
             torchvision has trained.
         mask_loss: ``"sigmoid"`` (each class alone) or ``"softmax"`` (classes compete for each pixel).
         shared_head: see :class:`~maskrcnn.models.roi_heads.RoIHeads`.
     """
+
+    heads_type: ClassVar[type[RoIHeads]] = RoIHeads
 
     def __init__(
         self,
@@ -203,6 +245,7 @@ class FasterRCNN(GeneralizedRCNN):
         box_positive_fraction: float = 0.25,
         bbox_reg_weights: tuple[float, float, float, float] | None = None,
         *,
+        rpn: nn.Module | None = None,
         size_divisible: int = 32,
         fixed_size: tuple[int, int] | None = None,
         mask_format: str = "full",
@@ -211,23 +254,23 @@ class FasterRCNN(GeneralizedRCNN):
         shared_head: nn.Module | None = None,
     ) -> None:
         channels = _out_channels(backbone)
-        if rpn_anchor_generator is None:
-            rpn_anchor_generator = AnchorGenerator()
-        rpn = RegionProposalNetwork(
-            rpn_anchor_generator,
-            rpn_head or RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0]),
-            Matcher(rpn_fg_iou_thresh, rpn_bg_iou_thresh, allow_low_quality_matches=True),
-            BalancedSampler(rpn_batch_size_per_image, rpn_positive_fraction),
-            pre_nms_top_n=(rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test),
-            post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
-            nms_thresh=rpn_nms_thresh,
-            score_thresh=rpn_score_thresh,
-        )
+        if rpn is None:
+            rpn_anchor_generator = rpn_anchor_generator or AnchorGenerator()
+            rpn = RegionProposalNetwork(
+                rpn_anchor_generator,
+                rpn_head or RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0]),
+                Matcher(rpn_fg_iou_thresh, rpn_bg_iou_thresh, allow_low_quality_matches=True),
+                BalancedSampler(rpn_batch_size_per_image, rpn_positive_fraction),
+                pre_nms_top_n=(rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test),
+                post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
+                nms_thresh=rpn_nms_thresh,
+                score_thresh=rpn_score_thresh,
+            )
         if box_roi_pool is None:
             box_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=7, sampling_ratio=2)
         if box_head is None:
             box_head = TwoMLPHead(channels * _pooled_cells(box_roi_pool), 1024)
-        roi_heads = RoIHeads(
+        roi_heads = self.heads_type(
             box_roi_pool,
             box_head,
             _box_predictor(box_predictor, num_classes),
