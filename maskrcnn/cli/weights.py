@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 # What depends on the number of classes or keypoints, and starts anew where that differs.
 PREDICTORS = (
-    "roi_heads.box_predictor.",
-    "roi_heads.mask_predictor.mask_fcn_logits.",
-    "roi_heads.keypoint_predictor.",
+    ".box_predictor.",
+    ".mask_predictor.mask_fcn_logits.",
+    ".mask_iou_head.iou.",
+    ".keypoint_predictor.",
 )
 # Parts of a pretrained ResNet with frozen norms to go on training: torchvision's default.
 TRAINED_LAYERS = 3
@@ -97,7 +98,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     fresh = {
         key: value
         for key, value in model.state_dict().items()
-        if key.startswith(PREDICTORS) and key in state and state[key].shape != value.shape
+        if any(name in key for name in PREDICTORS) and key in state and state[key].shape != value.shape
     }
     apply_weights(model, {**state, **fresh}, source)
     if fresh:

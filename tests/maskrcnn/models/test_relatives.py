@@ -315,7 +315,7 @@ def test_the_mask_is_pooled_by_its_maximum() -> None:
 
 
 def test_mask_scores_are_scores_times_the_own_classs_iou(images: list[Tensor]) -> None:
-    model = build("msrcnn_tiny", box_score_thresh=0.0).eval()
+    model = build("msrcnn_tiny", box_score_thresh=0.0, box_detections_per_img=300).eval()
     last = model.roi_heads.mask_iou_head.iou
     with torch.no_grad():
         last.weight.zero_()
@@ -405,7 +405,7 @@ def test_stages_sample_refined_boxes_with_their_own_thresholds() -> None:
     """
     heads, pool = cascade()
     heads.train()
-    proposals = [torch.tensor([[17.0, 20, 27, 30], [23, 20, 33, 30]]), torch.tensor([[0.0, 0, 9, 9]])]
+    proposals = [torch.tensor([[17.0, 20, 27, 30], [23, 20, 33, 30]]), torch.tensor([[0.0, 0, 10, 10]])]
     targets = [
         {"boxes": torch.tensor([[20.0, 20, 30, 30]]), "labels": torch.tensor([1])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
