@@ -17,6 +17,7 @@ import maskrcnn
 import maskrcnn_ops as ops
 from maskrcnn.checkpoint import Metadata, ModelDescription, load_model, save_weights
 from maskrcnn.encoded_masks import EncodedMasks
+from maskrcnn.models import losses
 from maskrcnn.models.cascade import CascadeRoIHeads, CascadeStage, refine
 from maskrcnn.models.heads import MaskIoUHead
 from maskrcnn.models.masks import MaskBranch, mask_areas, mask_iou_targets
@@ -56,14 +57,22 @@ def test_a_step_reaches_every_parameter(
     images: list[Tensor],
     targets: list[dict[str, Tensor]],
     empty: Callable[[Tensor], dict[str, Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With objects, and in a batch without any: the processes of one training must agree on what has a gradient."""
+    """With objects, and in a batch without any: the processes of one training must agree on what has a gradient, and
+    on how often they exchange a count."""
     model = build(name).train()
+    exchanged: list[int] = []
+    normalizer = losses.normalizer
+    monkeypatch.setattr(losses, "normalizer", lambda *a: exchanged.append(1) or normalizer(*a))
+    calls = []
     for batch in (targets, [empty(image) for image in images]):
         model.zero_grad()
+        exchanged.clear()
         found = model(images, batch, **given(model, images))
         assert isinstance(found, dict)
         assert set(found) == {f"loss_{each}" for each in LOSSES[name]}
+        calls.append(len(exchanged))
         sum(found.values()).backward()
         for parameter_name, parameter in model.named_parameters():
             assert parameter.grad is not None, parameter_name
@@ -71,6 +80,7 @@ def test_a_step_reaches_every_parameter(
         for each in ("classifier", "classifier_3", "mask", "mask_iou"):
             if batch is targets and f"loss_{each}" in found:
                 assert found[f"loss_{each}"] > 0
+    assert calls[0] == calls[1] > 0
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -127,7 +137,8 @@ def overfit(
 ) -> list[dict[str, Tensor]]:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     model.train()
-    for _ in range(steps):
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-3 if step < 0.75 * steps else 2e-4
         found = model(images, targets, **given(model, images))
         assert isinstance(found, dict)
         optimizer.zero_grad()
@@ -145,7 +156,7 @@ def test_two_images_are_learnt(name: str) -> None:
     """Bright discs and dark squares: after some steps every object is found, with its class, box and mask."""
     images, targets = synthetic()
     model = build(name, norm="group", box_score_thresh=0.5)
-    for found, target in zip(overfit(model, images, targets, 60), targets, strict=True):
+    for found, target in zip(overfit(model, images, targets, 80), targets, strict=True):
         iou = ops.box_iou(target["boxes"], found["boxes"])
         assert iou.shape[1] >= len(target["boxes"])
         best = iou.max(dim=1)
