@@ -121,8 +121,10 @@ def evaluate(
         ValueError: ``max_detections`` is not three increasing numbers, ``keypoint_sigmas`` are missing, or a
             predicted label has no category; the model takes proposals and the data set has none.
     """
-    takes_proposals = getattr(model, "takes_proposals", False)
-    if takes_proposals and not isinstance(dataset, ProposedDataset):
+    proposed = dataset if isinstance(dataset, ProposedDataset) else None
+    if not getattr(model, "takes_proposals", False):
+        proposed = None
+    elif proposed is None:
         raise ValueError("evaluate: expected a ProposedDataset, as the model takes proposals")
     num_keypoints = getattr(model, "num_keypoints", None)
     if num_keypoints is not None:
@@ -143,8 +145,8 @@ def evaluate(
     ):
         for places, images in evaluation_loader(dataset, batch_size, num_workers):
             given = {}
-            if takes_proposals:
-                given["proposals"] = [dataset.proposals(place).to(device) for place in places]
+            if proposed is not None:
+                given["proposals"] = [proposed.proposals(place).to(device) for place in places]
             found_in = fast([image.to(device) for image in images], **given)
             for place, image, detections in zip(places, images, found_in, strict=True):
                 found_fields |= detections.keys()

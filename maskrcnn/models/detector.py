@@ -43,9 +43,10 @@ class GeneralizedRCNN(nn.Module):
 
     ``model(images, targets)`` in training returns a dictionary of losses (0-dim tensors):
     ``loss_objectness``, ``loss_rpn_box_reg``, ``loss_classifier``, ``loss_box_reg`` and, with masks,
-    ``loss_mask``, with keypoints ``loss_keypoint``. In evaluation ``model(images)`` returns one dictionary per
-    image, in the pixels of that image: ``boxes`` float32 ``[D, 4]``, ``labels`` int64 ``[D]``, ``scores``
-    float32 ``[D]`` descending, and ``masks`` as :attr:`mask_format` says:
+    ``loss_mask``, with keypoints ``loss_keypoint``; the classes of :mod:`maskrcnn.models.relatives` say what differs
+    there. In evaluation ``model(images)`` returns one dictionary per image, in the pixels of that image: ``boxes``
+    float32 ``[D, 4]``, ``labels`` int64 ``[D]``, ``scores`` float32 ``[D]`` descending, and ``masks`` as
+    :attr:`mask_format` says:
 
     - ``"full"``: float32 ``[D, 1, H, W]`` probabilities, zero outside the box;
     - ``"bool"``: bool ``[D, H, W]``, probability at least 0.5;
