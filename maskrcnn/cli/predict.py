@@ -41,7 +41,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--proposals",
         metavar="FILE",
         help="boxes for a model without an RPN (fastrcnn_...): a COCO file of the same pictures, such as "
-        "predictions.json of another model",
+        "predictions.json of another model with --score-threshold 0",
     )
     add_device_flags(parser)
 

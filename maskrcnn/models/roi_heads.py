@@ -174,7 +174,7 @@ class RoIHeads(nn.Module):
             result[f"loss_{branch.name}"] = branch.loss(logits, targets, boxes, matches)
             if branch is self._masks and self.mask_iou_head is not None:
                 masks = self._masks.probabilities(logits.detach().float())
-                ious = of_class(self.mask_iou_head(own, masks), *_numbered(labels[positive]))
+                ious = _own_ious(self.mask_iou_head(own, masks), labels[positive])
                 wanted = self._masks.iou_targets(masks, targets, boxes, matches)
                 count = losses.normalizer(len(wanted), wanted.device)
                 result["loss_mask_iou"] = losses.mask_iou_loss(ious, wanted, count)
@@ -238,7 +238,7 @@ class RoIHeads(nn.Module):
                 detection.update(more)
             if branch is self._masks and self.mask_iou_head is not None:
                 masks = self._masks.probabilities(logits.float())
-                ious = of_class(self.mask_iou_head(own, masks), *_numbered(labels)).float().clamp(0, 1)
+                ious = _own_ious(self.mask_iou_head(own, masks), labels).float().clamp(0, 1)
                 for detection, each in zip(detections, ious.split([len(b) for b in boxes]), strict=True):
                     detection["mask_scores"] = detection["scores"] * each
         return detections
@@ -290,5 +290,6 @@ def box_losses(
     }
 
 
-def _numbered(labels: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.arange(len(labels), device=labels.device), labels
+def _own_ious(ious: Tensor, labels: Tensor) -> Tensor:
+    """Those of each region's class: ``[R]`` of ``[R, K]``."""
+    return of_class(ious, torch.arange(len(labels), device=labels.device), labels)

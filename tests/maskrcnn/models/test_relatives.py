@@ -264,6 +264,31 @@ def test_fast_rcnn_with_masks_is_a_combination(
     assert set(found) == {"loss_classifier", "loss_box_reg", "loss_mask"}
 
 
+def test_parts_combine_on_one_map(images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
+    """A cascade whose masks are judged, on C4, where all heads share the pooled features."""
+    from dataclasses import replace
+
+    from maskrcnn.models.builders import maskrcnn_tiny_c4
+    from maskrcnn.models.recipes import MaskIoURecipe
+
+    class CascadeMaskScoringRCNN(maskrcnn.MaskScoringRCNN, maskrcnn.CascadeRCNN):
+        pass
+
+    preset = replace(
+        maskrcnn_tiny_c4,
+        detector=CascadeMaskScoringRCNN,
+        branches=(*maskrcnn_tiny_c4.branches, MaskIoURecipe((8, 8), 16)),
+    )
+    options = {"num_classes": 4, "class_agnostic_boxes": True, "box_score_thresh": 0.0}
+    model = preset(**options, **SMALL, **SMALL_RPN).train()
+    found = model(images, targets)
+    assert set(found) == {f"loss_{each}" for each in LOSSES["cascademaskrcnn_tiny"] | {"mask_iou"}}
+    sum(found.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with torch.no_grad():
+        assert "mask_scores" in model.eval()(images)[0]
+
+
 # ---- Mask Scoring R-CNN ----------------------------------------------------------------------------------
 
 
