@@ -187,7 +187,12 @@ maskrcnn_resnet50_fpn_v2 = Preset(
 GIVEN_NECK, GIVEN_BOXES = FPN(extra_level=False), BoxRecipe(anchor_sizes=None)
 CASCADE_BOXES = BoxRecipe(class_agnostic_boxes=True)
 fastrcnn_resnet50_fpn = Preset(FastRCNN, "resnet50", GIVEN_NECK, GIVEN_BOXES)
-msrcnn_resnet50_fpn = Preset(MaskScoringRCNN, "resnet50", branches=(MASK, MaskIoURecipe()))
+msrcnn_resnet50_fpn = Preset(
+    MaskScoringRCNN,
+    "resnet50",
+    branches=(MASK, MaskIoURecipe()),
+    options={"mask_convention": "continuous"},  # a judge must see the mask where it will be pasted
+)
 cascadercnn_resnet50_fpn = Preset(CascadeRCNN, "resnet50", boxes=CASCADE_BOXES)
 cascademaskrcnn_resnet50_fpn = Preset(CascadeMaskRCNN, "resnet50", boxes=CASCADE_BOXES, branches=(MASK,))
 
