@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskrcnn.models.builders import (
         build_model,
+        cascademaskrcnn_resnet50_fpn,
+        cascademaskrcnn_tiny,
+        cascadercnn_resnet50_fpn,
         fasterrcnn_resnet18_fpn,
         fasterrcnn_resnet34_fpn,
         fasterrcnn_resnet50_c4,
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
         fasterrcnn_resnet101_dc5,
         fasterrcnn_resnet101_fpn,
         fasterrcnn_resnext101_32x8d_fpn,
+        fastrcnn_resnet50_fpn,
+        fastrcnn_tiny,
         keypointmaskrcnn_resnet50_fpn,
         keypointmaskrcnn_tiny,
         keypointrcnn_resnet50_fpn,
@@ -42,19 +47,35 @@ if TYPE_CHECKING:
         maskrcnn_tiny_c4,
         maskrcnn_tiny_c5,
         maskrcnn_tiny_dc5,
+        msrcnn_resnet50_fpn,
+        msrcnn_tiny,
         yolact_resnet50_fpn,
         yolact_tiny,
     )
     from maskrcnn.models.detector import FasterRCNN, KeypointMaskRCNN, KeypointRCNN, MaskRCNN
+    from maskrcnn.models.relatives import CascadeMaskRCNN, CascadeRCNN, FastRCNN, MaskScoringRCNN
     from maskrcnn.models.yolact import YOLACT
+
+_DETECTORS = {
+    "detector": ("FasterRCNN", "KeypointMaskRCNN", "KeypointRCNN", "MaskRCNN"),
+    "relatives": ("CascadeMaskRCNN", "CascadeRCNN", "FastRCNN", "MaskScoringRCNN"),
+    "yolact": ("YOLACT",),
+}
 
 __all__ = [
     "YOLACT",
+    "CascadeMaskRCNN",
+    "CascadeRCNN",
+    "FastRCNN",
     "FasterRCNN",
     "KeypointMaskRCNN",
     "KeypointRCNN",
     "MaskRCNN",
+    "MaskScoringRCNN",
     "build_model",
+    "cascademaskrcnn_resnet50_fpn",
+    "cascademaskrcnn_tiny",
+    "cascadercnn_resnet50_fpn",
     "fasterrcnn_resnet18_fpn",
     "fasterrcnn_resnet34_fpn",
     "fasterrcnn_resnet50_c4",
@@ -65,6 +86,8 @@ __all__ = [
     "fasterrcnn_resnet101_dc5",
     "fasterrcnn_resnet101_fpn",
     "fasterrcnn_resnext101_32x8d_fpn",
+    "fastrcnn_resnet50_fpn",
+    "fastrcnn_tiny",
     "keypointmaskrcnn_resnet50_fpn",
     "keypointmaskrcnn_tiny",
     "keypointrcnn_resnet50_fpn",
@@ -89,6 +112,8 @@ __all__ = [
     "maskrcnn_tiny_c4",
     "maskrcnn_tiny_c5",
     "maskrcnn_tiny_dc5",
+    "msrcnn_resnet50_fpn",
+    "msrcnn_tiny",
     "yolact_resnet50_fpn",
     "yolact_tiny",
 ]
@@ -98,7 +123,7 @@ def __getattr__(name: str) -> Any:
     # Names load on first use: `maskrcnn --help` and data workers need no model.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "yolact" if name == "YOLACT" else "detector" if name.endswith("RCNN") else "builders"
+    module = next((module for module, names in _DETECTORS.items() if name in names), "builders")
     return getattr(importlib.import_module(f"maskrcnn.models.{module}"), name)
 
 

@@ -72,6 +72,11 @@ class EncodedMasks:
         crops = ops.crop_masks(self.encodings, boxes, side, matches, aligned=aligned)
         return crops.flip(self._mirrored_dims())
 
+    def areas(self) -> Tensor:
+        """Pixels of each mask, float32 ``[L]``, in the image as it is now."""
+        scale = self.size[0] * self.size[1] / (self.annotated_size[0] * self.annotated_size[1])
+        return ops.rle_area(self.encodings).float() * scale
+
     def decode(self) -> Tensor:
         """Bitmaps bool ``[L, H, W]`` of the masks, mirrored like the image but of the annotated size."""
         if not len(self):

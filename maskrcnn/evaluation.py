@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval, Params
 from torch import nn
 from tqdm import tqdm
 
-from maskrcnn.data import Category, DetectionDataset, evaluation_loader
+from maskrcnn.data import Category, DetectionDataset, ProposedDataset, evaluation_loader
 from maskrcnn.results import inference, to_results
 
 FIELDS = {
@@ -106,7 +106,8 @@ def evaluate(
 
     Args:
         model: a detector of this package; a copy of it is run, see :func:`maskrcnn.results.inference`.
-        dataset: a data set of ``maskrcnn.data``; its ``ground_truth()`` counts, crowd regions included.
+        dataset: a data set of ``maskrcnn.data``; its ``ground_truth()`` counts, crowd regions included. For a model
+            that takes proposals, a :class:`~maskrcnn.data.ProposedDataset`.
         device: where to run; the model is expected there. By default where its parameters are.
         batch_size: images per forward pass.
         num_workers: processes that load images.
@@ -118,8 +119,13 @@ def evaluate(
 
     Raises:
         ValueError: ``max_detections`` is not three increasing numbers, ``keypoint_sigmas`` are missing, or a
-            predicted label has no category.
+            predicted label has no category; the model takes proposals and the data set has none.
     """
+    proposed = dataset if isinstance(dataset, ProposedDataset) else None
+    if not getattr(model, "takes_proposals", False):
+        proposed = None
+    elif proposed is None:
+        raise ValueError("evaluate: expected a ProposedDataset, as the model takes proposals")
     num_keypoints = getattr(model, "num_keypoints", None)
     if num_keypoints is not None:
         check_sigmas(keypoint_sigmas, num_keypoints)
@@ -138,9 +144,11 @@ def evaluate(
         tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress) as bar,
     ):
         for places, images in evaluation_loader(dataset, batch_size, num_workers):
-            for place, image, detections in zip(
-                places, images, fast([image.to(device) for image in images]), strict=True
-            ):
+            given = {}
+            if proposed is not None:
+                given["proposals"] = [proposed.proposals(place).to(device) for place in places]
+            found_in = fast([image.to(device) for image in images], **given)
+            for place, image, detections in zip(places, images, found_in, strict=True):
                 found_fields |= detections.keys()
                 size = (image.shape[-2], image.shape[-1])
                 found = to_results(detections, dataset.image_ids[place], size, ids, convention)
@@ -170,7 +178,8 @@ def evaluate_results(
 
     Args:
         ground_truth: a COCO instances dict (``images, annotations, categories``); it is not changed.
-        results: COCO results: ``image_id, category_id, score`` and ``bbox``, ``segmentation`` or ``keypoints``.
+        results: COCO results: ``image_id, category_id, score`` and ``bbox``, ``segmentation`` or ``keypoints``. Masks
+            count with their ``mask_score`` where a result has one.
         iou_type: ``"bbox"``, ``"segm"`` or ``"keypoints"``.
         max_detections: the three limits on detections per image, increasing. AP uses the last. For keypoints
             the limit is 20.
@@ -316,6 +325,8 @@ def _result_annotations(
                     f"results: entry {number} has {key} {result[key]}, which the ground truth lacks"
                 )
         kept = {key: result[key] for key in ("image_id", "category_id", "score", field)}
+        if iou_type == "segm":
+            kept["score"] = result.get("mask_score", result["score"])
         area = _compared_area(result[field], iou_type)
         annotations.append({**kept, "area": area, "iscrowd": 0, "id": number + 1})
     return annotations

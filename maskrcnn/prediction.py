@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def predict(
     output: str | os.PathLike[str],
     *,
     score_threshold: float = 0.5,
+    proposals: Mapping[str, Tensor] | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Prediction:
@@ -70,7 +71,8 @@ def predict(
 
     ``output/overlays/`` gets one picture per input; ``output/predictions.json`` is a COCO instances file:
     ``images`` (``file_name`` as found), ``categories``, ``annotations`` with ``bbox``, ``area``, ``score``
-    and, from models with masks, ``segmentation`` as RLE, with keypoints ``keypoints`` and ``num_keypoints``.
+    and, from models with masks, ``segmentation`` as RLE, with scores of the masks ``mask_score``, with keypoints
+    ``keypoints`` and ``num_keypoints``.
     Pictures that cannot be read are reported on stderr, skipped and listed in the answer; the others go on.
 
     Args:
@@ -79,16 +81,19 @@ def predict(
         paths: picture files, or folders of them.
         output: folder, made if need be.
         score_threshold: detections below it are left out.
+        proposals: for a model that takes them: boxes [P, 4] by the names of the pictures, without folders, as
+            :func:`maskrcnn.data.read_picture_proposals` reads them.
         device: where the model is; by default where its parameters are.
         progress: show a progress bar on stderr.
 
     Raises:
         FileNotFoundError, DataError: a path does not exist, or a folder is without pictures.
-        ValueError: ``score_threshold`` is not in [0, 1].
+        ValueError: ``score_threshold`` is not in [0, 1]; the model takes proposals and a picture has none.
     """
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"predict: expected score_threshold from 0 to 1, got {score_threshold}")
     pictures = find_pictures(paths)
+    given = _given(model, pictures, proposals)
     output = Path(output)
     names = _overlay_names(pictures)
     (output / "overlays").mkdir(parents=True, exist_ok=True)
@@ -113,7 +118,8 @@ def predict(
             size = (image.shape[-2], image.shape[-1])
             image_id = len(images) + 1
             images.append({"id": image_id, "file_name": path.as_posix(), "height": size[0], "width": size[1]})
-            found = _best(fast([image.to(device)])[0], score_threshold)
+            boxes = {key: [value.to(device)] for key, value in given.get(path, {}).items()}
+            found = _best(fast([image.to(device)], **boxes)[0], score_threshold)
             results = _annotations(model, found, image_id, size, categories)
             annotations += results
             overlay = output / "overlays" / name
@@ -126,6 +132,18 @@ def predict(
     json_file = output / "predictions.json"
     json_file.write_text(json.dumps({"images": images, "categories": listed, "annotations": annotations}))
     return Prediction(json_file, overlays, failures, len(annotations))
+
+
+def _given(
+    model: nn.Module, pictures: Sequence[Path], proposals: Mapping[str, Tensor] | None
+) -> dict[Path, dict[str, Tensor]]:
+    """What the model takes beside each picture."""
+    if not getattr(model, "takes_proposals", False):
+        return {}
+    missing = [path for path in pictures if proposals is None or path.name not in proposals]
+    if proposals is None or missing:
+        raise ValueError(f"predict: the model takes proposals, and there are none for {missing[0].name}")
+    return {path: {"proposals": proposals[path.name]} for path in pictures}
 
 
 def _best(detections: dict[str, Tensor], score_threshold: float) -> dict[str, Tensor]:

@@ -71,15 +71,15 @@ def to_results(
 
     Args:
         detections: ``boxes`` [D, 4] xyxy in the image's pixels, ``labels`` [D] from 1, ``scores`` [D] and, if
-            the model makes them, ``masks``: either probabilities [D, 1, M, M] or bitmaps bool [D, H, W]; and
-            ``keypoints`` [D, K, 3].
+            the model makes them, ``masks``: either probabilities [D, 1, M, M] or bitmaps bool [D, H, W];
+            ``mask_scores`` [D]; and ``keypoints`` [D, K, 3].
         image_size: (H, W) of the image.
         category_ids: the category id of label i + 1 at place i.
         convention: how M x M probabilities are pasted.
 
     Returns:
         D dicts with ``image_id, category_id, bbox`` (x, y, width, height), ``score``, with masks
-        ``segmentation``, with keypoints ``keypoints`` (3K numbers).
+        ``segmentation``, with scores of the masks ``mask_score``, with keypoints ``keypoints`` (3K numbers).
 
     Raises:
         ValueError: if a label has no category id.
@@ -105,6 +105,9 @@ def to_results(
             runs = encode_roi_masks(masks, detections["boxes"], image_size, convention)
         for result, run in zip(results, runs, strict=True):
             result["segmentation"] = run
+    if "mask_scores" in detections:
+        for result, score in zip(results, detections["mask_scores"].double().tolist(), strict=True):
+            result["mask_score"] = score
     if "keypoints" in detections:
         for result, keypoints in zip(results, detections["keypoints"].double().flatten(1), strict=True):
             result["keypoints"] = keypoints.tolist()

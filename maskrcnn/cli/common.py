@@ -58,6 +58,16 @@ def add_data_flags(parser: argparse.ArgumentParser, prefix: str = "", what: str 
     parser.add_argument(f"--{prefix}annotations", metavar="FILE", help=f"COCO file (JSON) of the {what}")
 
 
+def add_proposals_flag(parser: argparse.ArgumentParser, prefix: str = "", what: str = "pictures") -> None:
+    """``--proposals``, after ``prefix``."""
+    parser.add_argument(
+        f"--{prefix}proposals",
+        metavar="FILE",
+        help=f"boxes of the {what} for a model without an RPN (fastrcnn_...): COCO results such as results.json of "
+        "`maskrcnn eval`",
+    )
+
+
 def add_sigmas_flag(parser: argparse.ArgumentParser) -> None:
     """``--keypoint-sigmas``."""
     parser.add_argument(
@@ -87,6 +97,24 @@ def read_dataset(
         return None
     wanted = {name: name in targets for name in ("masks", "keypoints")}
     return CocoDataset(images, annotations, **wanted, check_files=True)
+
+
+def with_proposals(
+    dataset: DetectionDataset, file: str | None, takes_proposals: bool, prefix: str = ""
+) -> DetectionDataset:
+    """The data set with the proposals of ``--proposals``, if the model takes any."""
+    from maskrcnn.data import ProposedDataset
+
+    check_proposals_flag(file, takes_proposals, prefix)
+    return dataset if file is None else ProposedDataset(dataset, file)
+
+
+def check_proposals_flag(file: str | None, takes_proposals: bool, prefix: str = "") -> None:
+    """Raise a ``UsageError`` unless ``--proposals`` is there for a model that takes them, and for no other."""
+    if takes_proposals and file is None:
+        raise UsageError(f"--{prefix}proposals: needed, as the model has no RPN")
+    if not takes_proposals and file is not None:
+        raise UsageError(f"--{prefix}proposals: given, but the model proposes regions itself")
 
 
 def read_device(name: str | None) -> torch.device:

@@ -10,11 +10,13 @@ from maskrcnn.cli.common import (
     add_data_flags,
     add_device_flags,
     add_parser,
+    add_proposals_flag,
     add_sigmas_flag,
     bad_input,
     check_at_least,
     read_dataset,
     read_device,
+    with_proposals,
 )
 from maskrcnn.cli.models import CHECKPOINT, add_checkpoint_flags, category_ids, load
 
@@ -29,7 +31,8 @@ Without --images and --annotations the built-in shapes that `maskrcnn train` val
   maskrcnn eval run/step_00000400 --images val --annotations instances_val.json --categories
   maskrcnn eval weights.pth --model maskrcnn_resnet50_fpn --images val2017 --annotations val2017.json
 
-Files written: OUTPUT/figures.json (the table) and OUTPUT/results.json (detections in COCO's results format).
+Files written: OUTPUT/figures.json (the table) and OUTPUT/results.json (detections in COCO's results format; with
+a mask_score beside the score from models that judge their masks, which the AP of masks then goes by).
 """
 
 
@@ -38,6 +41,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = add_parser(subparsers, "eval", "COCO's figures of a trained model", DESCRIPTION, run)
     add_checkpoint_flags(parser)
     add_data_flags(parser)
+    add_proposals_flag(parser)
     parser.add_argument("--output", metavar="DIR", default="evaluation", help="folder of the files written")
     parser.add_argument("--batch-size", metavar="N", type=int, default=1, help="pictures per forward pass")
     parser.add_argument(
@@ -72,7 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
             check_sigmas(arguments.keypoint_sigmas, model.num_keypoints)
     targets = model.target_keys
     dataset = read_dataset(arguments.images, arguments.annotations, targets=targets)
-    dataset = dataset or ShapesDataset(100, seed=1)
+    dataset = with_proposals(
+        dataset or ShapesDataset(100, seed=1), arguments.proposals, model.takes_proposals
+    )
     ids = category_ids(categories, dataset.categories, arguments.checkpoint)
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)

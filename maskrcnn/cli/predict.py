@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from maskrcnn.cli.common import UsageError, add_device_flags, add_parser, read_device
+from maskrcnn.cli.common import (
+    UsageError,
+    add_device_flags,
+    add_parser,
+    check_proposals_flag,
+    read_device,
+)
 from maskrcnn.cli.models import CHECKPOINT, add_checkpoint_flags, load
 
 DESCRIPTION = f"""\
@@ -32,11 +38,18 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--score-threshold", metavar="X", type=float, default=0.5, help="leave out objects that score less"
     )
+    parser.add_argument(
+        "--proposals",
+        metavar="FILE",
+        help="boxes for a model without an RPN (fastrcnn_...): a COCO file of the same pictures, such as "
+        "predictions.json of another model with --score-threshold 0",
+    )
     add_device_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict and tell what was written."""
+    from maskrcnn.data import read_picture_proposals
     from maskrcnn.prediction import find_pictures, predict
 
     if not 0 <= arguments.score_threshold <= 1:
@@ -44,12 +57,18 @@ def run(arguments: argparse.Namespace) -> int:
     pictures = find_pictures(arguments.paths)
     device = read_device(arguments.device)
     model, categories = load(arguments.checkpoint, arguments.model)
+    check_proposals_flag(arguments.proposals, model.takes_proposals)
+    proposals = None if arguments.proposals is None else read_picture_proposals(arguments.proposals)
+    missing = [path.name for path in pictures if proposals is not None and path.name not in proposals]
+    if missing:
+        raise UsageError(f"--proposals: {arguments.proposals} lists no picture {missing[0]}")
     prediction = predict(
         model.to(device),
         categories,
         pictures,
         arguments.output,
         score_threshold=arguments.score_threshold,
+        proposals=proposals,
         progress=not arguments.quiet,
     )
     print(f"{prediction.instances} objects in {len(prediction.overlays)} pictures")

@@ -13,10 +13,12 @@ from maskrcnn.cli.common import (
     add_data_flags,
     add_device_flags,
     add_parser,
+    add_proposals_flag,
     add_sigmas_flag,
     bad_input,
     read_dataset,
     read_device,
+    with_proposals,
 )
 from maskrcnn.cli.fields import add_flags, from_flags, name_flags
 from maskrcnn.config import TrainingConfig
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from maskrcnn.checkpoint import ModelDescription
     from maskrcnn.data import DetectionDataset
     from maskrcnn.evaluation import Evaluation
+    from maskrcnn.models.base import BaseDetector
 
 DESCRIPTION = """\
 Train a detector on pictures with COCO annotations, or on the built-in shapes when none are given. The same
@@ -38,6 +41,7 @@ command run again goes on from the newest checkpoint in OUTPUT, with the same re
       --val-images val --val-annotations instances_val.json --output run --steps 2000 --milestones 1400 1800
   maskrcnn train --model maskrcnn_resnet50_fpn --weights coco --images ... --annotations ... --output run
   maskrcnn train --model keypointrcnn_tiny --images ... --annotations person_keypoints_train.json --output run
+  maskrcnn train --model fastrcnn_tiny --proposals boxes.json --images ... --annotations ... --output run
   torchrun --nproc-per-node 8 -m maskrcnn train ...               eight GPUs; --batch-size counts all of them
 
 Files written: OUTPUT/step_... (checkpoints, for `maskrcnn eval`, `predict` and `info`), OUTPUT/metrics.jsonl.
@@ -50,7 +54,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.usage = "%(prog)s --output DIR [--images DIR --annotations FILE] [flags]"
     parser.add_argument("--output", metavar="DIR", required=True, help="folder of the run")
     add_data_flags(parser, what="training pictures")
+    add_proposals_flag(parser, what="training pictures")
     add_data_flags(parser, "val-", "pictures to evaluate on")
+    add_proposals_flag(parser, "val-", "pictures to evaluate on")
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--resume", action="store_true", help="go on from a checkpoint; an error if OUTPUT holds none"
@@ -111,13 +117,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = from_flags(TrainingConfig, arguments)
     device = read_device(arguments.device)
-    targets = _targets(arguments.model)
+    needs = _without_memory(arguments.model)
+    targets = needs.target_keys
     dataset = read_dataset(arguments.images, arguments.annotations, targets=targets)
     validation = read_dataset(arguments.val_images, arguments.val_annotations, "val-", targets=targets)
     if dataset is None:
         if validation is not None:
             raise UsageError("--val-images was given without --images and --annotations")
         dataset, validation = ShapesDataset(1000, seed=0), ShapesDataset(100, seed=1)
+    dataset = with_proposals(dataset, arguments.proposals, needs.takes_proposals)
+    if validation is not None:
+        validation = with_proposals(validation, arguments.val_proposals, needs.takes_proposals, "val-")
+    elif arguments.val_proposals is not None:
+        raise UsageError("--val-proposals was given without --val-images and --val-annotations")
     if validation is not None and list(validation.categories) != list(dataset.categories):
         raise UsageError("--val-annotations: its categories are not those of --annotations")
     num_keypoints = getattr(dataset, "num_keypoints", None)
@@ -160,14 +172,14 @@ def _recipe_errors() -> Iterator[None]:
         raise UsageError(name_flags(TrainingConfig, str(error))) from error
 
 
-def _targets(name: str) -> list[str]:
-    """What a builder's model trains on beside boxes; it is built without memory to find out."""
+def _without_memory(name: str) -> BaseDetector:
+    """A builder's model, to see what it trains on: its parameters have no values."""
     import torch
 
     from maskrcnn.models.builders import build_model
 
     with bad_input(f"--model {name}: "), torch.device("meta"):
-        return build_model(name).target_keys
+        return build_model(name)
 
 
 def build(

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 # What depends on the number of classes or keypoints, and starts anew where that differs.
 PREDICTORS = (
-    "roi_heads.box_predictor.",
-    "roi_heads.mask_predictor.mask_fcn_logits.",
-    "roi_heads.keypoint_predictor.",
+    ".box_predictor.",
+    ".mask_predictor.mask_fcn_logits.",
+    ".mask_iou_head.iou.",
+    ".keypoint_predictor.",
     "head.cls_logits.",
     "semantic.",
 )
@@ -121,7 +122,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     fresh = {
         key: value
         for key, value in model.state_dict().items()
-        if key.startswith(PREDICTORS) and key in state and state[key].shape != value.shape
+        if any(name in key for name in PREDICTORS) and key in state and state[key].shape != value.shape
     }
     apply_weights(model, {**state, **fresh}, source)
     if fresh:

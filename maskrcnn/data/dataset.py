@@ -12,8 +12,8 @@ Target = dict[str, Any]
 """One image's objects: ``boxes`` float32 [L, 4] (xyxy, pixel edges), ``labels`` int64 [L] (1..K-1; 0 is the
 background), ``masks`` :class:`~maskrcnn.encoded_masks.EncodedMasks` (or bitmaps, uint8 [L, H, W] of zeros and
 ones), ``keypoints`` float32 [L, K, 3] (x, y, visibility: 0 not annotated, 1 hidden, 2 visible) with
-``keypoint_mirror`` int64 [L, K] (the keypoint that takes each one's place in a mirrored image), ``image_id``
-int."""
+``keypoint_mirror`` int64 [L, K] (the keypoint that takes each one's place in a mirrored image), ``proposals`` float32
+[P, 4] (for a model that takes them), ``image_id`` int."""
 
 
 class DataError(ValueError):

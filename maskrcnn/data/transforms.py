@@ -24,7 +24,7 @@ def random_generator(seed: int, purpose: int, first: int, second: int = 0) -> np
 
 
 def flip_horizontal(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Mirror an image [3, H, W] and its target's boxes, masks and keypoints left to right.
+    """Mirror an image [3, H, W] and its target's boxes, masks, keypoints and proposals left to right.
 
     Keypoints also change places as the target's ``keypoint_mirror`` says: a mirrored left hand is a right
     hand. The arguments are left as they are; other entries are passed on.
@@ -45,6 +45,8 @@ def flip_vertical(image: Tensor, target: Target) -> tuple[Tensor, Target]:
 
 def _mirror(image: Tensor, target: Target, dim: int) -> tuple[Tensor, Target]:
     flipped = {**target, "boxes": mirror_boxes(target["boxes"], image.shape[dim], dim)}
+    if "proposals" in target:
+        flipped["proposals"] = mirror_boxes(target["proposals"], image.shape[dim], dim)
     if "masks" in target:
         flipped["masks"] = target["masks"].flip(dim)
     if "keypoints" in target:

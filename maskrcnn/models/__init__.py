@@ -22,12 +22,14 @@ from maskrcnn.models.heads import (
     GlobalAveragePool,
     KeypointRCNNHeads,
     KeypointRCNNPredictor,
+    MaskIoUHead,
     MaskMLPPredictor,
     MaskRCNNHeads,
     MaskRCNNPredictor,
     TwoMLPHead,
 )
 from maskrcnn.models.norm import FrozenBatchNorm2d
+from maskrcnn.models.relatives import CascadeMaskRCNN, CascadeRCNN, FastRCNN, MaskScoringRCNN
 from maskrcnn.models.resnet import Res5Head, ResNet
 from maskrcnn.models.roi_layers import ROI_LAYERS
 from maskrcnn.models.rpn import RPNHead
@@ -41,7 +43,10 @@ __all__ = [
     "BackboneWithFPN",
     "BackboneWithOneMap",
     "BaseDetector",
+    "CascadeMaskRCNN",
+    "CascadeRCNN",
     "CoarsePyramid",
+    "FastRCNN",
     "FastRCNNConvFCHead",
     "FastRCNNPredictor",
     "FasterRCNN",
@@ -53,10 +58,12 @@ __all__ = [
     "KeypointRCNN",
     "KeypointRCNNHeads",
     "KeypointRCNNPredictor",
+    "MaskIoUHead",
     "MaskMLPPredictor",
     "MaskRCNN",
     "MaskRCNNHeads",
     "MaskRCNNPredictor",
+    "MaskScoringRCNN",
     "Preset",
     "RPNHead",
     "Res5Head",

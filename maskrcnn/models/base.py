@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from maskrcnn.geometry import resize_boxes
 from maskrcnn.models.images import Detection, ImageList, Target
-from maskrcnn.models.targets import check_images, check_targets
+from maskrcnn.models.targets import check_images, check_proposals, check_targets
 from maskrcnn.models.transform import MASK_FORMATS, GeneralizedRCNNTransform, map_back
 from maskrcnn.models.weights import upgrade_keys
 
@@ -52,6 +53,11 @@ class BaseDetector(nn.Module):
         return None
 
     @property
+    def takes_proposals(self) -> bool:
+        """Whether regions must be given with the images."""
+        return False
+
+    @property
     def num_classes(self) -> int | None:
         """K with background; None where it is not known."""
         return None
@@ -76,26 +82,52 @@ class BaseDetector(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target] | None = None,
+        proposals: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor] | list[Detection]:
         """Losses in training, detections in evaluation (``targets`` are then ignored); see the class.
 
+        Args:
+            images, targets: see the class.
+            proposals: only for a model that :attr:`takes_proposals`, see
+                :class:`~maskrcnn.models.relatives.FastRCNN`.
+
         Raises:
-            ValueError, TypeError: malformed images or targets; the message names the image, the key and the
-            value.
+            ValueError, TypeError: malformed images, targets or proposals; the message names the image, the key and
+            the value.
         """
         check_images(images, len(self.transform.image_mean))
         if self.training:
             check_targets(targets, images, self.num_classes, self.target_keys, self.num_keypoints)
+        given = self._given(images, targets, proposals)
         batch, batch_targets = self.transform(images, targets if self.training else None)
         features = self.backbone(batch.tensors)
         if isinstance(features, Tensor):
             features = {"0": features}
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        if given is not None:
+            batch.proposals = [
+                resize_boxes(*each) for each in zip(given, sizes, batch.image_sizes, strict=True)
+            ]
         detections, losses = self.predict(batch, features, batch_targets)
         if self.training:
             return losses
-        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         return map_back(detections, batch.image_sizes, sizes, self.mask_format, self.mask_convention)
+
+    def _given(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None, proposals: Sequence[Tensor] | None
+    ) -> list[Tensor] | None:
+        """The proposals that came with the images, checked, float32; None for a model that makes its own."""
+        if not self.takes_proposals:
+            if proposals is not None:
+                raise ValueError("proposals: expected none, as this model proposes regions itself")
+            return None
+        if proposals is None and self.training and targets is not None:
+            proposals = [target["proposals"] for target in targets if "proposals" in target] or None
+        check_proposals(proposals, images)
+        return [boxes.float() for boxes in proposals or ()]
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

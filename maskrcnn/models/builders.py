@@ -21,7 +21,8 @@ from maskrcnn.models.detector import (
 from maskrcnn.models.geometry import geometry_named
 from maskrcnn.models.norm import norm_factory
 from maskrcnn.models.published import backbone_weights, detector_weights
-from maskrcnn.models.recipes import AnchorRecipe, BoxRecipe, KeypointRecipe, MaskRecipe
+from maskrcnn.models.recipes import AnchorRecipe, BoxRecipe, KeypointRecipe, MaskIoURecipe, MaskRecipe
+from maskrcnn.models.relatives import CascadeMaskRCNN, CascadeRCNN, FastRCNN, MaskScoringRCNN
 from maskrcnn.models.resnet import freeze_all_but
 from maskrcnn.models.trunks import C4, C5, FPN, CoarseFPN, Neck, TrunkOptions, whole_resnet
 from maskrcnn.models.weights import (
@@ -35,7 +36,8 @@ from maskrcnn.models.yolact import SIZES, YOLACT
 
 Weights = str | os.PathLike[str] | StateDict
 Detector = TypeVar("Detector", bound=BaseDetector)
-Recipe = TypeVar("Recipe", bound=Neck | AnchorRecipe | BoxRecipe | MaskRecipe | KeypointRecipe)
+Branch = MaskRecipe | MaskIoURecipe | KeypointRecipe
+Recipe = TypeVar("Recipe", bound=Neck | AnchorRecipe | BoxRecipe | Branch)
 
 
 def resnet_fpn_backbone(
@@ -96,7 +98,7 @@ class Preset(Generic[Detector]):
     body: str
     neck: Neck = field(default_factory=FPN)
     boxes: BoxRecipe | AnchorRecipe = field(default_factory=BoxRecipe)
-    branches: tuple[MaskRecipe | KeypointRecipe, ...] = ()
+    branches: tuple[Branch, ...] = ()
     pretrained_norm: str = "frozen"
     num_classes: int = 91
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -208,6 +210,19 @@ maskrcnn_resnet50_fpn_v2 = Preset(
     MaskRCNN, "resnet50", V2_PYRAMID, V2_BOXES, (MASK,), pretrained_norm="batch"
 )
 
+# Relatives. An FPN's fifth level serves the RPN alone.
+GIVEN_NECK, GIVEN_BOXES = FPN(extra_level=False), BoxRecipe(anchor_sizes=None)
+CASCADE_BOXES = BoxRecipe(class_agnostic_boxes=True)
+fastrcnn_resnet50_fpn = Preset(FastRCNN, "resnet50", GIVEN_NECK, GIVEN_BOXES)
+msrcnn_resnet50_fpn = Preset(
+    MaskScoringRCNN,
+    "resnet50",
+    branches=(MASK, MaskIoURecipe()),
+    options={"mask_convention": "continuous"},  # a judge must see the mask where it will be pasted
+)
+cascadercnn_resnet50_fpn = Preset(CascadeRCNN, "resnet50", boxes=CASCADE_BOXES)
+cascademaskrcnn_resnet50_fpn = Preset(CascadeMaskRCNN, "resnet50", boxes=CASCADE_BOXES, branches=(MASK,))
+
 # One map: its numbers of regions are the paper's for C4.
 C4_BOXES, C4_MASK = BoxRecipe(box_head="average"), MaskRecipe("none")
 ONE_MAP_OPTIONS = {
@@ -230,18 +245,21 @@ yolact_resnet50_fpn = Preset(YOLACT, "resnet50", CoarseFPN(), AnchorRecipe(SIZES
 
 # Detectors that train on a CPU: ResNet-18, 64 channels, small heads, anchors of 8 to 128 pixels.
 TINY_PYRAMID = FPN(64)
-TINY_BOXES = BoxRecipe(anchor_sizes=(8, 16, 32, 64, 128), box_channels=256)
+TINY_ANCHORS = (8, 16, 32, 64, 128)
+TINY_BOXES = BoxRecipe(anchor_sizes=TINY_ANCHORS, box_channels=256)
 TINY_MASK, TINY_KEYPOINT = MaskRecipe(mask_channels=(64,) * 2), KeypointRecipe(keypoint_channels=(64,) * 4)
-TINY_OPTIONS = {
+TINY_GIVEN = {
     "min_size": 256,
     "max_size": 400,
+    "box_batch_size_per_image": 128,
+    "box_detections_per_img": 300,
+    "mask_convention": "continuous",
+}
+TINY_OPTIONS = TINY_GIVEN | {
     "rpn_pre_nms_top_n_train": 1000,
     "rpn_pre_nms_top_n_test": 1000,
     "rpn_post_nms_top_n_train": 500,
     "rpn_post_nms_top_n_test": 500,
-    "box_batch_size_per_image": 128,
-    "box_detections_per_img": 300,
-    "mask_convention": "continuous",
 }
 maskrcnn_tiny = Preset(MaskRCNN, "resnet18", TINY_PYRAMID, TINY_BOXES, (TINY_MASK,), options=TINY_OPTIONS)
 keypointrcnn_tiny = Preset(
@@ -271,8 +289,21 @@ yolact_tiny = Preset(
     YOLACT,
     "resnet18",
     TINY_PYRAMID,
-    AnchorRecipe(TINY_BOXES.anchor_sizes),
+    AnchorRecipe(TINY_ANCHORS),
     options={"min_size": 256, "max_size": 400, "box_detections_per_img": 300, "mask_side": 56},
+)
+fastrcnn_tiny = Preset(
+    FastRCNN,
+    "resnet18",
+    replace(TINY_PYRAMID, extra_level=False),
+    replace(TINY_BOXES, anchor_sizes=None),
+    options=TINY_GIVEN,
+)
+msrcnn_tiny = replace(
+    maskrcnn_tiny, detector=MaskScoringRCNN, branches=(TINY_MASK, MaskIoURecipe((64,) * 4, 256))
+)
+cascademaskrcnn_tiny = replace(
+    maskrcnn_tiny, detector=CascadeMaskRCNN, boxes=replace(TINY_BOXES, class_agnostic_boxes=True)
 )
 
 

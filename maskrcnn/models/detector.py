@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from maskrcnn.models.heads import (
 from maskrcnn.models.images import Detection, ImageList, Target
 from maskrcnn.models.losses import SMOOTH_L1_BETA
 from maskrcnn.models.matcher import Matcher
+from maskrcnn.models.proposals import GivenProposals
 from maskrcnn.models.roi_heads import RoIHeads
 from maskrcnn.models.rpn import RegionProposalNetwork, RPNHead
 from maskrcnn.models.sampler import BalancedSampler
@@ -39,14 +40,18 @@ class GeneralizedRCNN(BaseDetector):
 
     ``model(images, targets)`` in training returns a dictionary of losses (0-dim tensors):
     ``loss_objectness``, ``loss_rpn_box_reg``, ``loss_classifier``, ``loss_box_reg`` and, with masks,
-    ``loss_mask``, with keypoints ``loss_keypoint``. In evaluation ``model(images)`` returns one dictionary per
-    image, in the pixels of that image: ``boxes`` float32 ``[D, 4]``, ``labels`` int64 ``[D]``, ``scores``
-    float32 ``[D]`` descending, and ``masks`` as :attr:`mask_format` says:
+    ``loss_mask``, with keypoints ``loss_keypoint``; the classes of :mod:`maskrcnn.models.relatives` say what differs
+    there. In evaluation ``model(images)`` returns one dictionary per image, in the pixels of that image: ``boxes``
+    float32 ``[D, 4]``, ``labels`` int64 ``[D]``, ``scores`` float32 ``[D]`` descending, and ``masks`` as
+    :attr:`mask_format` says:
 
     - ``"full"``: float32 ``[D, 1, H, W]`` probabilities, zero outside the box;
     - ``"bool"``: bool ``[D, H, W]``, probability at least 0.5;
     - ``"roi"``: float32 ``[D, 1, M, M]`` probabilities relative to the box, never pasted;
     - ``"rle"``: a list of D COCO encodings of the ``"bool"`` masks, made without bitmaps.
+
+    With a MaskIoU head ``mask_scores`` float32 ``[D]``, the scores of the masks (see
+    :class:`~maskrcnn.models.relatives.MaskScoringRCNN`).
 
     With keypoints also ``keypoints`` float32 ``[D, K, 3]`` (x, y, 1) and ``keypoints_scores`` float32
     ``[D, K]``, the logits at the heat maps' peaks.
@@ -89,6 +94,11 @@ class GeneralizedRCNN(BaseDetector):
         return self.roi_heads.shared_head
 
     @property
+    def takes_proposals(self) -> bool:
+        """Whether regions must be given with the images."""
+        return isinstance(self.rpn, GivenProposals)
+
+    @property
     def num_classes(self) -> int | None:
         """K with background, read from the box predictor; None where that has no ``cls_score``."""
         score = getattr(self.roi_heads.box_predictor, "cls_score", None)
@@ -117,6 +127,9 @@ class GeneralizedRCNN(BaseDetector):
 class FasterRCNN(GeneralizedRCNN):
     """Faster R-CNN; the options and their defaults are torchvision's.
 
+    Attributes:
+        heads_type: class of :attr:`roi_heads`.
+
     Args:
         backbone: see :class:`GeneralizedRCNN`.
         num_classes: K with background; None when ``box_predictor`` is given.
@@ -137,6 +150,7 @@ class FasterRCNN(GeneralizedRCNN):
         box_score_thresh, box_nms_thresh, box_detections_per_img: selection of detections.
         box_fg_iou_thresh, box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction: as for the RPN.
         bbox_reg_weights: of the box encoding; (10, 10, 5, 5) by default.
+        rpn: module in the place of the RPN; the options of that one then have no effect.
         mask_format: see :class:`GeneralizedRCNN`.
         mask_convention: one of :data:`maskrcnn.models.masks.MASK_CONVENTIONS`; ``"integer"`` for weights that
             torchvision has trained.
@@ -144,6 +158,8 @@ class FasterRCNN(GeneralizedRCNN):
         shared_head: see :class:`~maskrcnn.models.roi_heads.RoIHeads`.
         smooth_l1_beta: of both box losses; 0 is plain L1, as detectron2 trains.
     """
+
+    heads_type: ClassVar[type[RoIHeads]] = RoIHeads
 
     def __init__(
         self,
@@ -177,6 +193,7 @@ class FasterRCNN(GeneralizedRCNN):
         box_positive_fraction: float = 0.25,
         bbox_reg_weights: tuple[float, float, float, float] | None = None,
         *,
+        rpn: nn.Module | None = None,
         size_divisible: int = 32,
         fixed_size: tuple[int, int] | None = None,
         mask_format: str = "full",
@@ -186,24 +203,24 @@ class FasterRCNN(GeneralizedRCNN):
         smooth_l1_beta: float = SMOOTH_L1_BETA,
     ) -> None:
         channels = out_channels(backbone)
-        if rpn_anchor_generator is None:
-            rpn_anchor_generator = AnchorGenerator()
-        rpn = RegionProposalNetwork(
-            rpn_anchor_generator,
-            rpn_head or RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0]),
-            Matcher(rpn_fg_iou_thresh, rpn_bg_iou_thresh, allow_low_quality_matches=True),
-            BalancedSampler(rpn_batch_size_per_image, rpn_positive_fraction),
-            pre_nms_top_n=(rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test),
-            post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
-            nms_thresh=rpn_nms_thresh,
-            score_thresh=rpn_score_thresh,
-            smooth_l1_beta=smooth_l1_beta,
-        )
+        if rpn is None:
+            rpn_anchor_generator = rpn_anchor_generator or AnchorGenerator()
+            rpn = RegionProposalNetwork(
+                rpn_anchor_generator,
+                rpn_head or RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0]),
+                Matcher(rpn_fg_iou_thresh, rpn_bg_iou_thresh, allow_low_quality_matches=True),
+                BalancedSampler(rpn_batch_size_per_image, rpn_positive_fraction),
+                pre_nms_top_n=(rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test),
+                post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
+                nms_thresh=rpn_nms_thresh,
+                score_thresh=rpn_score_thresh,
+                smooth_l1_beta=smooth_l1_beta,
+            )
         if box_roi_pool is None:
             box_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=7, sampling_ratio=2)
         if box_head is None:
             box_head = TwoMLPHead(channels * _pooled_cells(box_roi_pool), 1024)
-        roi_heads = RoIHeads(
+        roi_heads = self.heads_type(
             box_roi_pool,
             box_head,
             _box_predictor(box_predictor, num_classes),

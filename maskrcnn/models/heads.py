@@ -1,4 +1,4 @@
-"""Box, mask and keypoint heads with their predictors."""
+"""Box, mask, MaskIoU and keypoint heads with their predictors."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class TwoMLPHead(nn.Module):
 
 
 def _conv_block(
-    in_channels: int, out_channels: int, norm: NormFactory | None, dilation: int = 1
+    in_channels: int, out_channels: int, norm: NormFactory | None, dilation: int = 1, stride: int = 1
 ) -> nn.Sequential:
     """3x3 convolution of constant size, normalisation if any (the convolution then has no bias), ReLU."""
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=norm is None)
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, bias=norm is None)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -174,6 +174,44 @@ class MaskMLPPredictor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[R, C]`` to logits ``[R, K, M, M]``."""
         return self.mask_logits(x).unflatten(1, self.shape)
+
+
+class MaskIoUHead(nn.Module):
+    """How well each class's mask covers its object: the head of Mask Scoring R-CNN.
+
+    3x3 convolutions with ReLU, the last of stride 2, then two fully connected layers with ReLU and one without.
+
+    Args:
+        in_channels: C of the mask branch's pooled features.
+        side: P of these features.
+        num_classes: K, the background included.
+        layers: channels of each convolution.
+        representation_size: width of the fully connected layers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        side: int,
+        num_classes: int,
+        layers: Sequence[int] = (256,) * 4,
+        representation_size: int = 1024,
+    ) -> None:
+        super().__init__()
+        inputs = (in_channels + 1, *layers[:-1])
+        strides = (1,) * (len(layers) - 1) + (2,)
+        self.convs = nn.Sequential(
+            *(_conv_block(i, o, None, stride=s) for i, o, s in zip(inputs, layers, strides, strict=True))
+        )
+        cells = ((side + 1) // 2) ** 2
+        self.fc = TwoMLPHead(layers[-1] * cells, representation_size)
+        self.iou = nn.Linear(representation_size, num_classes)
+
+    def forward(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Pooled ``[R, C, P, P]`` and probabilities ``[R, M, M]`` of one mask each, pooled to P by maximum, to
+        IoUs ``[R, K]`` (not limited to [0, 1])."""
+        masks = F.adaptive_max_pool2d(masks[:, None].to(features.dtype), features.shape[-2:])
+        return self.iou(self.fc(self.convs(torch.cat([features, masks], dim=1))))
 
 
 class KeypointRCNNHeads(nn.Sequential):

@@ -65,6 +65,11 @@ def softmax_mask_loss(log_probabilities: Tensor, targets: Tensor, count: Tensor 
     return -(targets * own + (1 - targets) * background).sum() / (count * pixels)
 
 
+def mask_iou_loss(ious: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
+    """Squared error of the IoUs ``[P]`` that a MaskIoU head gives to masks."""
+    return F.mse_loss(ious.float(), targets, reduction="sum") / count
+
+
 def keypoint_loss(logits: Tensor, targets: Tensor, valid: Tensor, count: Tensor | float) -> Tensor:
     """Softmax cross-entropy over the cells of each heat map, of which one is the keypoint's.
 

@@ -49,22 +49,34 @@ class MaskBranch:
         self, logits: Tensor, targets: list[Target], boxes: list[Tensor], matches: list[Tensor]
     ) -> Tensor:
         """Of positive regions: for each image boxes ``[P, 4]`` and the ground truth of each, ``[P]``."""
-        wanted = [
-            mask_targets(t["masks"], b, m, logits.shape[-1], self.convention)
+        count = losses.normalizer(len(logits), logits.device)
+        return self._pixel_loss(logits, self._crops(targets, boxes, matches, logits.shape[-1]), count)
+
+    def iou_targets(
+        self, masks: Tensor, targets: list[Target], boxes: list[Tensor], matches: list[Tensor]
+    ) -> Tensor:
+        """What a MaskIoU head should say of the probabilities ``masks [R, M, M]``: see :func:`mask_iou_targets`."""
+        crops = self._crops(targets, boxes, matches, masks.shape[-1])
+        areas = [mask_areas(t["masks"]).to(b)[m] for t, b, m in zip(targets, boxes, matches, strict=True)]
+        return mask_iou_targets(masks, crops, torch.cat(areas), torch.cat(boxes))
+
+    def _crops(self, targets: list[Target], boxes: list[Tensor], matches: list[Tensor], side: int) -> Tensor:
+        crops = [
+            mask_targets(t["masks"], b, m, side, self.convention)
             for t, b, m in zip(targets, boxes, matches, strict=True)
         ]
-        count = losses.normalizer(len(logits), logits.device)
-        return self._pixel_loss(logits, torch.cat(wanted), count)
+        return torch.cat(crops)
 
     def detections(self, logits: Tensor, boxes: list[Tensor]) -> list[Detection]:
         """For each image ``masks``: probabilities ``[D, 1, M, M]`` relative to the boxes."""
-        probabilities = self._probabilities(logits.float())[:, None].split([len(b) for b in boxes])
+        probabilities = self.probabilities(logits.float())[:, None].split([len(b) for b in boxes])
         return [{"masks": masks} for masks in probabilities]
 
     def _pixel_loss(self, logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
         return losses.mask_loss(logits, targets, count)
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``[R, M, M]`` of :meth:`logits`."""
         return logits.sigmoid()
 
 
@@ -84,7 +96,8 @@ class SoftmaxMaskBranch(MaskBranch):
     def _pixel_loss(self, logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
         return losses.softmax_mask_loss(logits, targets, count)
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``[R, M, M]`` of :meth:`logits`."""
         return logits[:, 1].exp()
 
 
@@ -123,6 +136,34 @@ def mask_targets(
     if isinstance(masks, EncodedMasks):
         return masks.crop(boxes, side, matches, aligned=aligned)
     return ops.crop_masks(masks, boxes, side, matches, aligned=aligned)
+
+
+def mask_areas(masks: Tensor | EncodedMasks) -> Tensor:
+    """Pixels of each mask ``[L]`` in the image as it is now."""
+    return masks.areas() if isinstance(masks, EncodedMasks) else (masks != 0).flatten(1).sum(1)
+
+
+@torch.no_grad()
+def mask_iou_targets(masks: Tensor, crops: Tensor, areas: Tensor, boxes: Tensor) -> Tensor:
+    """IoU of predicted masks with the whole ground truth: float32 ``[P]`` in [0, 1].
+
+    Huang, Huang, Gong, Huang, Wang: Mask Scoring R-CNN (CVPR 2019), section 3.2. A mask cannot reach beyond its box;
+    what the box leaves out of the object counts as missed. Masks are cut at 0.5 and compared in the cells of their
+    box.
+
+    Args:
+        masks: probabilities ``[P, M, M]``.
+        crops: the ground truth in the same cells, ``[P, M, M]`` in [0, 1].
+        areas: of each whole ground truth ``[P]``, pixels.
+        boxes: ``[P, 4]``, pixels.
+    """
+    found, truth = masks >= 0.5, crops >= 0.5
+    cell = ops.box_area(boxes).clamp(min=1e-6) / (masks.shape[-2] * masks.shape[-1])
+    inside = truth.sum(dim=(1, 2))
+    whole = torch.maximum(areas / cell, inside)  # in cells; coarse cells may count more than there is
+    intersection = (found & truth).sum(dim=(1, 2))
+    union = found.sum(dim=(1, 2)) + whole - intersection
+    return (intersection / union.clamp(min=1e-6)).float()
 
 
 def selected_logits(predictor: nn.Module, features: Tensor, labels: Tensor) -> Tensor:

@@ -1,13 +1,27 @@
-"""From the RPN's raw maps to proposals: keep the best, decode, suppress."""
+"""Proposals: from the RPN's raw maps (keep the best, decode, suppress), or given with the images."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import maskrcnn_ops as ops
+from maskrcnn.models.images import ImageList, Target
 
 MIN_SIDE = 1e-3  # pixels; proposals with a shorter side are dropped
+
+
+class GivenProposals(nn.Module):
+    """In the place of an RPN: the proposals that came with the images. It has no parameters and no losses."""
+
+    def forward(
+        self, images: ImageList, _features: dict[str, Tensor], _targets: list[Target] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return proposals (float32 ``[P, 4]`` per image, clipped to it), and no losses."""
+        if images.proposals is None:
+            raise ValueError("proposals: expected boxes [P, 4] of each image, got None")
+        pairs = zip(images.proposals, images.image_sizes, strict=True)
+        return [ops.clip_boxes_to_image(boxes, size) for boxes, size in pairs], {}
 
 
 def flatten_level(prediction: Tensor, width: int) -> Tensor:

@@ -15,6 +15,7 @@ from maskrcnn.models.heads import (
     GlobalAveragePool,
     KeypointRCNNHeads,
     KeypointRCNNPredictor,
+    MaskIoUHead,
     MaskMLPPredictor,
     MaskRCNNHeads,
     MaskRCNNPredictor,
@@ -50,7 +51,7 @@ class BoxRecipe:
     """The RPN's head, and the box head.
 
     Args:
-        anchor_sizes: pixels; one for each level of a pyramid, or all on the one map.
+        anchor_sizes: pixels; one for each level of a pyramid, or all on the one map. None: there is no RPN.
         roi_layer: a name of :data:`maskrcnn.models.roi_layers.ROI_LAYERS`, for all heads.
         rpn_convolutions: before the RPN's outputs.
         box_head: ``"2fc"``, ``"4conv1fc"`` or ``"average"`` (after a shared head).
@@ -59,7 +60,7 @@ class BoxRecipe:
         class_agnostic_boxes: one box for all classes.
     """
 
-    anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512)
+    anchor_sizes: Sequence[float] | None = (32, 64, 128, 256, 512)
     roi_layer: str = "align"
     rpn_convolutions: int = 1
     box_head: str = "2fc"
@@ -69,15 +70,17 @@ class BoxRecipe:
 
     def parts(self, trunk: Trunk, num_classes: int, anchors: AnchorGenerator | None = None) -> Parts:
         """Of a detector; ``anchors`` in place of ``anchor_sizes``."""
-        anchors = anchors or trunk.anchor_generator(self.anchor_sizes)
-        head, channels = chosen(BOX_HEADS, "box_head", self.box_head)(trunk.channels, self)
-        return {
-            "rpn_anchor_generator": anchors,
-            "rpn_head": RPNHead(
-                trunk.backbone.out_channels, anchors.num_anchors_per_location()[0], self.rpn_convolutions
-            ),
+        parts: Parts = {}
+        if anchors is None and self.anchor_sizes is not None:
+            anchors = trunk.anchor_generator(self.anchor_sizes)
+        if anchors is not None:
+            shapes = anchors.num_anchors_per_location()[0]
+            head = RPNHead(trunk.backbone.out_channels, shapes, self.rpn_convolutions)
+            parts = {"rpn_anchor_generator": anchors, "rpn_head": head}
+        box_head, channels = chosen(BOX_HEADS, "box_head", self.box_head)(trunk.channels, self)
+        return parts | {
             "box_roi_pool": trunk.roi_pool(self.roi_layer, BOX_SIDE),
-            "box_head": head,
+            "box_head": box_head,
             "box_predictor": FastRCNNPredictor(channels, num_classes, self.class_agnostic_boxes),
         }
 
@@ -123,10 +126,14 @@ class MaskRecipe:
     def parts(self, trunk: Trunk, num_classes: int, boxes: BoxRecipe) -> Parts:
         maps = 1 if self.class_agnostic_masks else num_classes
         make = chosen(MASK_HEADS, "mask_head", self.mask_head)
-        side = BOX_SIDE if trunk.shared_head is not None else MASK_SIDE  # what it shares has one size
+        side = _mask_side(trunk)
         head, predictor = make(trunk.channels, side, maps, self, boxes.head_norm)
         pool = trunk.roi_pool(boxes.roi_layer, side)
         return {"mask_roi_pool": pool, "mask_head": head, "mask_predictor": predictor}
+
+
+def _mask_side(trunk: Trunk) -> int:
+    return BOX_SIDE if trunk.shared_head is not None else MASK_SIDE  # what the heads share has one size
 
 
 def _fcn(
@@ -164,6 +171,25 @@ MASK_HEADS: dict[str, Callable[[int, int, int, MaskRecipe, str | None], tuple[nn
     "mlp3": _mlp3,
     "none": _no_head,
 }
+
+
+@dataclass(frozen=True)
+class MaskIoURecipe:
+    """The head that judges masks.
+
+    Args:
+        mask_iou_layers: channels of each of its convolutions.
+        mask_iou_channels: of its fully connected layers.
+    """
+
+    mask_iou_layers: Sequence[int] = (256,) * 4
+    mask_iou_channels: int = 1024
+
+    def parts(self, trunk: Trunk, num_classes: int, _boxes: BoxRecipe) -> Parts:
+        head = MaskIoUHead(
+            trunk.channels, _mask_side(trunk), num_classes, self.mask_iou_layers, self.mask_iou_channels
+        )
+        return {"mask_iou_head": head}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,23 @@ class SampledRegions:
     matches: Tensor
 
 
+@dataclass
+class Classified:
+    """What the box branch says of all images' proposals.
+
+    Attributes:
+        scores: float32 ``[R, K]`` probabilities.
+        deltas: float32 ``[R, K * 4]``, or ``[R, 4]`` for all classes, relative to ``boxes``.
+        boxes: float32 ``[P, 4]`` for each image.
+        weights: of the encoding of ``deltas``.
+    """
+
+    scores: Tensor
+    deltas: Tensor
+    boxes: list[Tensor]
+    weights: tuple[float, float, float, float]
+
+
 class RoIHeads(nn.Module):
     """Classifies and refines regions; with masks and keypoints where those branches are there.
 
@@ -56,6 +73,8 @@ class RoIHeads(nn.Module):
         shared_head: applied to every branch's pooled features before its own head; then all branches pool alike.
         smooth_l1_beta: of the box loss, see :func:`~maskrcnn.models.losses.box_loss`.
         mask_roi_pool, mask_head, mask_predictor: the mask branch; all three or none.
+        mask_iou_head: module ``(features [R, C, P, P], masks [R, M, M]) -> [R, K]`` that judges the masks (see
+            :class:`~maskrcnn.models.heads.MaskIoUHead`); None: nothing does.
         keypoint_roi_pool, keypoint_head, keypoint_predictor: the keypoint branch; all three or none.
 
     Raises:
@@ -80,6 +99,7 @@ class RoIHeads(nn.Module):
         mask_roi_pool: nn.Module | None = None,
         mask_head: nn.Module | None = None,
         mask_predictor: nn.Module | None = None,
+        mask_iou_head: nn.Module | None = None,
         keypoint_roi_pool: nn.Module | None = None,
         keypoint_head: nn.Module | None = None,
         keypoint_predictor: nn.Module | None = None,
@@ -102,6 +122,7 @@ class RoIHeads(nn.Module):
         self.mask_roi_pool = mask_roi_pool
         self.mask_head = mask_head
         self.mask_predictor = mask_predictor
+        self.mask_iou_head = mask_iou_head
         self.keypoint_roi_pool = keypoint_roi_pool
         self.keypoint_head = keypoint_head
         self.keypoint_predictor = keypoint_predictor
@@ -142,14 +163,11 @@ class RoIHeads(nn.Module):
             return self._detect(features, proposals, image_sizes), {}
         if targets is None:
             raise ValueError("targets: expected one dictionary per image in training, got None")
-        regions = [self._sample(p, t["boxes"], t["labels"]) for p, t in zip(proposals, targets, strict=True)]
+        regions, pooled, result = self._train_boxes(features, proposals, image_sizes, targets)
         labels = torch.cat([r.labels for r in regions])
         positive = torch.where(labels > 0)[0]
         boxes = [r.boxes[r.positive] for r in regions]
         matches = [r.matches for r in regions]
-        pooled = self._pool(self.box_roi_pool, features, [r.boxes for r in regions], image_sizes)
-        matched = torch.cat([t["boxes"][m] for t, m in zip(targets, matches, strict=True)])
-        result = self._box_losses(pooled, labels, positive, torch.cat(boxes), matched)
         for branch in self.branches:
             pool, head, predictor = self._parts(branch)
             # With a shared head all branches pool alike, and the regions' features are there already.
@@ -157,19 +175,27 @@ class RoIHeads(nn.Module):
             own = pooled[positive] if shared else self._pool(pool, features, boxes, image_sizes)
             logits = branch.logits(predictor, head(own), labels[positive])
             result[f"loss_{branch.name}"] = branch.loss(logits, targets, boxes, matches)
+            if branch is self._masks and self.mask_iou_head is not None:
+                masks = self._masks.probabilities(logits.detach().float())
+                ious = _own_ious(self.mask_iou_head(own, masks), labels[positive])
+                wanted = self._masks.iou_targets(masks, targets, boxes, matches)
+                count = losses.normalizer(len(wanted), wanted.device)
+                result["loss_mask_iou"] = losses.mask_iou_loss(ious, wanted, count)
         return [], result
 
-    @torch.no_grad()
-    def _sample(self, proposals: Tensor, gt_boxes: Tensor, gt_labels: Tensor) -> SampledRegions:
-        """Choose regions among the proposals and the ground truth itself, in their order."""
-        boxes = torch.cat([proposals, gt_boxes])
-        matches = self.matcher(gt_boxes, boxes)
-        sampled = torch.cat(self.sampler(match_labels(matches))).sort().values
-        matches = matches[sampled]
-        positive = torch.where(matches >= 0)[0]
-        labels = torch.zeros_like(matches)
-        labels[positive] = gt_labels[matches[positive]]
-        return SampledRegions(boxes[sampled], labels, positive, matches[positive])
+    def _train_boxes(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        targets: list[Target],
+    ) -> tuple[list[SampledRegions], Tensor, dict[str, Tensor]]:
+        """The regions that the branches train on, their pooled features, and the losses of the boxes."""
+        regions = sample_regions(proposals, targets, self.matcher, self.sampler)
+        pooled = self._pool(self.box_roi_pool, features, [r.boxes for r in regions], image_sizes)
+        logits, deltas = self.box_predictor(self.box_head(pooled))
+        weights, beta = self.bbox_reg_weights, self.smooth_l1_beta
+        return regions, pooled, box_losses(logits, deltas, regions, targets, weights, beta)
 
     def _pool(
         self,
@@ -181,42 +207,94 @@ class RoIHeads(nn.Module):
         pooled = pool(features, boxes, image_sizes)
         return pooled if self.shared_head is None else self.shared_head(pooled)
 
-    def _box_losses(
-        self, pooled: Tensor, labels: Tensor, positive: Tensor, boxes: Tensor, matched: Tensor
-    ) -> dict[str, Tensor]:
-        """Of regions ``[R, C, P, P]`` with ``labels [R]``, and of the ``positive [P]`` among them: their ``boxes`` and
-        the ground truth of each, ``[P, 4]``."""
+    def _classify(
+        self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> Classified:
+        """Every proposal's probabilities and boxes, before the best are selected."""
+        pooled = self._pool(self.box_roi_pool, features, proposals, image_sizes)
         logits, deltas = self.box_predictor(self.box_head(pooled))
-        chosen = of_class(deltas.unflatten(1, (-1, 4)), positive, labels[positive])
-        encoded = ops.encode_boxes(matched, boxes, self.bbox_reg_weights)
-        count = losses.normalizer(len(labels), logits.device)
-        return {
-            "loss_classifier": losses.classifier_loss(logits, labels, count),
-            "loss_box_reg": losses.box_loss(chosen, encoded, count, self.smooth_l1_beta),
-        }
+        return Classified(logits.float().softmax(dim=-1), deltas.float(), proposals, self.bbox_reg_weights)
 
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> list[Detection]:
-        pooled = self._pool(self.box_roi_pool, features, proposals, image_sizes)
-        logits, deltas = self.box_predictor(self.box_head(pooled))
+        found = self._classify(features, proposals, image_sizes)
         counts = [len(boxes) for boxes in proposals]
-        scores = logits.float().softmax(dim=-1).split(counts)
         detections = [
             select_detections(
                 *image,
-                weights=self.bbox_reg_weights,
+                weights=found.weights,
                 score_threshold=self.score_thresh,
                 nms_threshold=self.nms_thresh,
                 count=self.detections_per_img,
             )
-            for image in zip(scores, deltas.float().split(counts), proposals, image_sizes, strict=True)
+            for image in zip(
+                found.scores.split(counts), found.deltas.split(counts), found.boxes, image_sizes, strict=True
+            )
         ]
         boxes = [d["boxes"] for d in detections]
         labels = torch.cat([d["labels"] for d in detections])
         for branch in self.branches:
             pool, head, predictor = self._parts(branch)
-            logits = branch.logits(predictor, head(self._pool(pool, features, boxes, image_sizes)), labels)
-            for detection, found in zip(detections, branch.detections(logits, boxes), strict=True):
-                detection.update(found)
+            own = self._pool(pool, features, boxes, image_sizes)
+            logits = branch.logits(predictor, head(own), labels)
+            for detection, more in zip(detections, branch.detections(logits, boxes), strict=True):
+                detection.update(more)
+            if branch is self._masks and self.mask_iou_head is not None:
+                masks = self._masks.probabilities(logits.float())
+                ious = _own_ious(self.mask_iou_head(own, masks), labels).float().clamp(0, 1)
+                for detection, each in zip(detections, ious.split([len(b) for b in boxes]), strict=True):
+                    detection["mask_scores"] = detection["scores"] * each
         return detections
+
+
+@torch.no_grad()
+def sample_regions(
+    proposals: list[Tensor], targets: list[Target], matcher: Matcher, sampler: BalancedSampler
+) -> list[SampledRegions]:
+    """Choose regions for each image among its proposals ``[P, 4]`` and the ground truth itself, in their order."""
+    return [
+        _sample(boxes, target["boxes"], target["labels"], matcher, sampler)
+        for boxes, target in zip(proposals, targets, strict=True)
+    ]
+
+
+def _sample(
+    proposals: Tensor, gt_boxes: Tensor, gt_labels: Tensor, matcher: Matcher, sampler: BalancedSampler
+) -> SampledRegions:
+    boxes = torch.cat([proposals, gt_boxes])
+    matches = matcher(gt_boxes, boxes)
+    sampled = torch.cat(sampler(match_labels(matches))).sort().values
+    matches = matches[sampled]
+    positive = torch.where(matches >= 0)[0]
+    labels = torch.zeros_like(matches)
+    labels[positive] = gt_labels[matches[positive]]
+    return SampledRegions(boxes[sampled], labels, positive, matches[positive])
+
+
+def box_losses(
+    logits: Tensor,
+    deltas: Tensor,
+    regions: list[SampledRegions],
+    targets: list[Target],
+    weights: tuple[float, float, float, float],
+    beta: float,
+) -> dict[str, Tensor]:
+    """``loss_classifier`` and ``loss_box_reg`` of all images' regions: ``logits [R, K]`` and ``deltas [R, K * 4]``, or
+    ``[R, 4]`` for all classes, in the encoding of ``weights``; ``beta`` of :func:`~maskrcnn.models.losses.box_loss`."""
+    labels = torch.cat([r.labels for r in regions])
+    positive = torch.where(labels > 0)[0]
+    boxes = torch.cat([r.boxes[r.positive] for r in regions])
+    matched = torch.cat([t["boxes"][r.matches] for t, r in zip(targets, regions, strict=True)])
+    chosen = of_class(deltas.unflatten(1, (-1, 4)), positive, labels[positive])
+    encoded = ops.encode_boxes(matched, boxes, weights)
+    count = losses.normalizer(len(labels), logits.device)
+    return {
+        "loss_classifier": losses.classifier_loss(logits, labels, count),
+        "loss_box_reg": losses.box_loss(chosen, encoded, count, beta),
+    }
+
+
+def _own_ious(ious: Tensor, labels: Tensor) -> Tensor:
+    """Those of each region's class: ``[R]`` of ``[R, K]``."""
+    return of_class(ious, torch.arange(len(labels), device=labels.device), labels)

@@ -67,6 +67,33 @@ def check_targets(
     _check_values(targets, num_classes)
 
 
+def check_proposals(proposals: Any, images: Any) -> None:
+    """Raise unless ``proposals`` holds float boxes ``[P, 4]`` for every image, all finite with x1 < x2 and y1 < y2."""
+    if proposals is None:
+        raise ValueError(
+            "proposals: expected boxes [P, 4] of each image (in training also under the targets' key 'proposals'), "
+            "got None"
+        )
+    if len(proposals) != len(images):
+        raise ValueError(f"proposals: expected one tensor per image ({len(images)}), got {len(proposals)}")
+    for i, boxes in enumerate(proposals):
+        if not isinstance(boxes, Tensor) or not boxes.is_floating_point():
+            got = boxes.dtype if isinstance(boxes, Tensor) else type(boxes).__name__
+            raise TypeError(f"proposals[{i}]: expected a tensor of floats, got {got}")
+        if boxes.dim() != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"proposals[{i}]: expected shape [P, 4], got {list(boxes.shape)}")
+    joint = torch.cat([boxes.float() for boxes in proposals])
+    bad = ~torch.isfinite(joint).all(dim=1) | (joint[:, 2:] <= joint[:, :2]).any(dim=1)
+    if bool(bad.any()):
+        row = int(torch.where(bad)[0][0])
+        i = 0
+        while row >= len(proposals[i]):
+            row -= len(proposals[i])
+            i += 1
+        box = proposals[i][row].tolist()
+        raise ValueError(f"proposals[{i}][{row}]: expected finite x1 < x2 and y1 < y2, got {box}")
+
+
 def _check_shapes(target: Target, i: int) -> None:
     boxes, labels = target["boxes"], target["labels"]
     if boxes.dim() != 2 or boxes.shape[1] != 4:

@@ -300,6 +300,67 @@ def test_boxes_suffice_for_faster_rcnn(
     assert "segm" not in out
 
 
+def test_given_proposals_from_training_to_predictions(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ground truth's boxes, moved a little, stand for another detector's."""
+    content = json.loads((shapes / "instances.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"][0] += 1
+    (tmp_path / "boxes.json").write_text(json.dumps(content["annotations"]))
+    (tmp_path / "pictures.json").write_text(json.dumps(content))
+    data = ("--images", shapes / "images", "--annotations", shapes / "instances.json", "--quiet")
+    validation = ("--val-images", shapes / "images", "--val-annotations", shapes / "instances.json")
+    run = ("train", "--output", tmp_path / "run", *TINY, *data, *validation)
+    proposals = ("--proposals", tmp_path / "boxes.json")
+
+    refused = {
+        ("--model", "fastrcnn_tiny"): "--proposals: needed, as the model has no RPN",
+        ("--model", "fastrcnn_tiny", *proposals): "--val-proposals: needed",
+        proposals: "--proposals: given, but the model proposes regions itself",
+    }
+    for flags, message in refused.items():
+        status, _, err = call(capsys, *run, *flags)
+        assert status == 2
+        assert message in err
+    given = (*proposals, "--val-proposals", tmp_path / "boxes.json")
+    assert call(capsys, *run, "--model", "fastrcnn_tiny", *given)[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert set(lines[0]["losses"]) == {"loss_classifier", "loss_box_reg"}
+    assert "bbox/AP" in lines[-1]["evaluation"]
+
+    evaluation = ("eval", tmp_path / "run", *data, "--output", tmp_path / "eval")
+    assert call(capsys, *evaluation)[0] == 2
+    assert call(capsys, *evaluation, *proposals)[0] == 0
+    prediction = ("predict", tmp_path / "run", shapes / "images", "--output", tmp_path / "found", "--quiet")
+    assert call(capsys, *prediction, "--proposals", tmp_path / "pictures.json")[0] == 0
+    content["images"].pop()
+    (tmp_path / "fewer.json").write_text(json.dumps(content))
+    status, _, err = call(capsys, *prediction, "--proposals", tmp_path / "fewer.json")
+    assert status == 2
+    assert "fewer.json lists no picture 000003.png" in err
+
+
+@pytest.mark.parametrize("name", ["msrcnn_tiny", "cascademaskrcnn_tiny"])
+def test_relatives_from_training_to_predictions(
+    name: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--images", shapes / "images", "--annotations", shapes / "instances.json", "--quiet")
+    few = ("rpn_post_nms_top_n_train=50", "rpn_post_nms_top_n_test=30", "box_score_thresh=0")
+    options = [flag for option in few for flag in ("--option", option)]
+    run = tmp_path / "run"
+    assert call(capsys, "train", "--model", name, "--output", run, *TINY, *data, *options)[0] == 0
+    assert call(capsys, "eval", run, *data, "--output", tmp_path / "eval")[0] == 0
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    judged = [result for result in results if "mask_score" in result]
+    assert len(judged) == (len(results) if name == "msrcnn_tiny" else 0)
+    assert all(result["mask_score"] <= result["score"] for result in judged)
+    found = ("predict", run, shapes / "images", "--output", tmp_path / "found", "--quiet")
+    assert call(capsys, *found, "--score-threshold", "0")[0] == 0
+    written = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert len(written["annotations"]) > 0
+
+
 def test_keypoints_from_training_to_predictions(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,14 @@ def test_a_better_false_positive_halves_precision() -> None:
     assert named(evaluate_results(GROUND_TRUTH, [result(), wrong], "bbox"))["APs"] == pytest.approx(0.5)
 
 
+def test_masks_are_ranked_by_their_own_scores() -> None:
+    """The wrong one has the better class and the worse mask: boxes lose by it, masks do not."""
+    wrong = result(box=(60, 60, 20, 20), score=0.95) | {"mask_score": 0.2}
+    results = [result() | {"mask_score": 0.8}, wrong]
+    assert named(evaluate_results(GROUND_TRUTH, results, "bbox"))["APs"] == pytest.approx(0.5)
+    assert named(evaluate_results(GROUND_TRUTH, results, "segm"))["APs"] == 1
+
+
 def test_detections_on_a_crowd_region_are_not_false_positives() -> None:
     crowd = {**GROUND_TRUTH["annotations"][1], "id": 5, "category_id": 3, "iscrowd": 1}
     truth = {**GROUND_TRUTH, "annotations": [GROUND_TRUTH["annotations"][0], crowd]}
