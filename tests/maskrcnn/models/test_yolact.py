@@ -298,6 +298,14 @@ def test_loss_weights(images: list[Tensor], targets: list[dict[str, Tensor]]) ->
         torch.testing.assert_close(loss, weight * plain[name])
 
 
+def test_head_norm(images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
+    """One in the head, four among the prototypes' convolutions; the others of the model stay as they are."""
+    detector = model(head_norm="group")
+    train_step(detector, images, targets)
+    for part, count in ((detector.head, 1), (detector.proto_net, 4), (detector.backbone, 0)):
+        assert sum(isinstance(module, torch.nn.GroupNorm) for module in part.modules()) == count
+
+
 def test_seed_fixes_training(images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
     detector = model(min_size=(48, 64, 80), masks_per_image=2)
     first, again = (train_step(copy.deepcopy(detector), images, targets) for _ in range(2))
