@@ -147,7 +147,7 @@ def plain_losses(detector: maskrcnn.YOLACT, images: list[Tensor], targets: list[
     logits, deltas, coefficients = detector.head(maps)
     prototypes, semantic = detector.proto_net(maps[0]), detector.semantic(maps[0])
     anchors = []
-    for level, (side, feature) in enumerate(zip((8, 16, 32, 64, 128), maps, strict=True)):
+    for level, (side, feature) in enumerate(zip((12, 24, 48, 96, 192), maps, strict=True)):
         stride = 4 * 2**level
         for y in range(feature.shape[2]):
             for x in range(feature.shape[3]):
@@ -300,10 +300,12 @@ def test_loss_weights(images: list[Tensor], targets: list[dict[str, Tensor]]) ->
 
 def test_head_norm(images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
     """One in the head, four among the prototypes' convolutions; the others of the model stay as they are."""
-    detector = model(head_norm="group")
+    detector = model()
     train_step(detector, images, targets)
     for part, count in ((detector.head, 1), (detector.proto_net, 4), (detector.backbone, 0)):
         assert sum(isinstance(module, torch.nn.GroupNorm) for module in part.modules()) == count
+    plain = model(head_norm=None)
+    assert not any(isinstance(module, torch.nn.GroupNorm) for module in plain.modules())
 
 
 def test_seed_fixes_training(images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
