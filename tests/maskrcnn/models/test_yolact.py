@@ -448,7 +448,7 @@ def test_learns_two_pictures() -> None:
     """Boxes, classes and masks of two pictures by heart.
 
     Without prototypes or without coefficients the mask loss stays about 4, and most objects fill half of their
-    boxes: only both together reach these figures (0.7, and overlaps from 0.88 on).
+    boxes: only both together reach these figures.
     """
     dataset = ShapesDataset(2, 96, seed=3, max_objects=3)
     images, targets = map(list, zip(*(dataset[i] for i in range(2)), strict=True))
