@@ -245,8 +245,7 @@ yolact_resnet50_fpn = Preset(YOLACT, "resnet50", CoarseFPN(), AnchorRecipe(SIZES
 
 # Detectors that train on a CPU: ResNet-18, 64 channels, small heads, anchors of 8 to 128 pixels.
 TINY_PYRAMID = FPN(64)
-TINY_ANCHORS = (8, 16, 32, 64, 128)
-TINY_BOXES = BoxRecipe(anchor_sizes=TINY_ANCHORS, box_channels=256)
+TINY_BOXES = BoxRecipe(anchor_sizes=(8, 16, 32, 64, 128), box_channels=256)
 TINY_MASK, TINY_KEYPOINT = MaskRecipe(mask_channels=(64,) * 2), KeypointRecipe(keypoint_channels=(64,) * 4)
 TINY_GIVEN = {
     "min_size": 256,
@@ -284,13 +283,20 @@ maskrcnn_tiny_c4 = Preset(
 )
 maskrcnn_tiny_c5 = Preset(MaskRCNN, "resnet18", C5(), TINY_BOXES, (TINY_MASK,), options=TINY_OPTIONS)
 maskrcnn_tiny_dc5 = replace(maskrcnn_tiny_c5, neck=C5(dilated=True))
-# Its finest level has stride 4, and so its prototypes stride 2.
+# Its finest level has stride 4, and so its prototypes stride 2. Anchors of three times the stride are the paper's
+# proportion; from random weights the norm of the head makes the short trainings.
 yolact_tiny = Preset(
     YOLACT,
     "resnet18",
     TINY_PYRAMID,
-    AnchorRecipe(TINY_ANCHORS),
-    options={"min_size": 256, "max_size": 400, "box_detections_per_img": 300, "mask_side": 56},
+    AnchorRecipe((12, 24, 48, 96, 192)),
+    options={
+        "min_size": 256,
+        "max_size": 400,
+        "box_detections_per_img": 300,
+        "mask_side": 56,
+        "head_norm": "group",
+    },
 )
 fastrcnn_tiny = Preset(
     FastRCNN,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import maskrcnn_ops as ops
 from maskrcnn.encoded_masks import EncodedMasks
 from maskrcnn.models.heads import MaskRCNNHeads
+from maskrcnn.models.norm import NormFactory
 
 
 class ProtoNet(nn.Sequential):
@@ -24,16 +25,17 @@ class ProtoNet(nn.Sequential):
         in_channels: C of the map.
         channels: of the convolutions between.
         count: k.
+        norm: constructor of the normalisation after each 3x3 convolution; None: none.
 
     ``forward`` maps ``[N, C, H, W]`` to ``[N, k, 2H, 2W]``, nothing negative.
     """
 
-    def __init__(self, in_channels: int, channels: int, count: int) -> None:
+    def __init__(self, in_channels: int, channels: int, count: int, norm: NormFactory | None = None) -> None:
         super().__init__(
             OrderedDict(
-                before=MaskRCNNHeads(in_channels, (channels,) * 3),
+                before=MaskRCNNHeads(in_channels, (channels,) * 3, norm=norm),
                 upsample=nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-                after=MaskRCNNHeads(channels, (channels,)),
+                after=MaskRCNNHeads(channels, (channels,), norm=norm),
                 prototypes=nn.Conv2d(channels, count, 1),
                 relu=nn.ReLU(inplace=True),
             )

@@ -14,6 +14,7 @@ from maskrcnn.models.base import BaseDetector, out_channels
 from maskrcnn.models.detections import MIN_SIDE
 from maskrcnn.models.images import Detection, ImageList, Target
 from maskrcnn.models.matcher import Matcher
+from maskrcnn.models.norm import norm_factory
 from maskrcnn.models.prototypes import ProtoNet, assemble, region_masks
 from maskrcnn.models.rpn import AnchorGrids
 from maskrcnn.models.transform import IMAGENET_MEAN, IMAGENET_STD, GeneralizedRCNNTransform
@@ -50,6 +51,8 @@ class YOLACT(BaseDetector):
         num_prototypes: k.
         proto_channels: of the convolutions that make the prototypes; by default the backbone's.
         conv_depth: convolutions of the head that classes, boxes and coefficients share.
+        head_norm: normalisation of those and of the prototypes' 3x3 convolutions, such as ``"group"``; None
+            (the paper's): none.
         fg_iou_thresh, bg_iou_thresh: IoU from which an anchor is positive (each object's best ones are
             anyhow), under which it is negative.
         masks_per_image: the most positives of an image whose masks are assembled in training; of more a
@@ -82,6 +85,7 @@ class YOLACT(BaseDetector):
         num_prototypes: int = 32,
         proto_channels: int | None = None,
         conv_depth: int = 1,
+        head_norm: str | None = None,
         fg_iou_thresh: float = 0.5,
         bg_iou_thresh: float = 0.4,
         masks_per_image: int = 100,
@@ -111,8 +115,9 @@ class YOLACT(BaseDetector):
                 f"rpn_anchor_generator: expected one number of anchors on all levels, got {sorted(kinds)}"
             )
         channels = out_channels(backbone)
-        self.head = YOLACTHead(channels, kinds.pop(), num_classes, num_prototypes, conv_depth)
-        self.proto_net = ProtoNet(channels, proto_channels or channels, num_prototypes)
+        norm = None if head_norm is None else norm_factory(head_norm)
+        self.head = YOLACTHead(channels, kinds.pop(), num_classes, num_prototypes, conv_depth, norm)
+        self.proto_net = ProtoNet(channels, proto_channels or channels, num_prototypes, norm)
         self.semantic = nn.Conv2d(channels, num_classes - 1, 1)
         matcher = Matcher(fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True)
         self.losses = YOLACTLosses(matcher, masks_per_image, tuple(loss_weights))

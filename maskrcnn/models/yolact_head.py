@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.models.heads import MaskRCNNHeads
+from maskrcnn.models.norm import NormFactory
 from maskrcnn.models.proposals import flatten_level
 
 
@@ -18,15 +19,22 @@ class YOLACTHead(nn.Module):
         num_classes: K, the background (class 0) included.
         num_prototypes: k.
         conv_depth: number of convolutions before the three.
+        norm: constructor of the normalisation after each of those; None: none.
     """
 
     def __init__(
-        self, in_channels: int, num_anchors: int, num_classes: int, num_prototypes: int, conv_depth: int = 1
+        self,
+        in_channels: int,
+        num_anchors: int,
+        num_classes: int,
+        num_prototypes: int,
+        conv_depth: int = 1,
+        norm: NormFactory | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.num_prototypes = num_prototypes
-        self.conv = MaskRCNNHeads(in_channels, (in_channels,) * conv_depth)
+        self.conv = MaskRCNNHeads(in_channels, (in_channels,) * conv_depth, norm=norm)
         self.cls_logits = nn.Conv2d(in_channels, num_anchors * num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
         self.mask_coefficients = nn.Conv2d(in_channels, num_anchors * num_prototypes, 3, padding=1)
