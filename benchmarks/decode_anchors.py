@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.harness import Case, Row, Setting
 from maskrcnn_ops import reference
 
@@ -59,6 +59,9 @@ def _proposals(setting: Setting, layout: str) -> Case:
         peer,
         peer or partial(_stage, reference, maps, size),
         [*logits, *deltas],
+        # Every logit is compared; the best of each level are decoded.
+        operations=len(everything)
+        + operations.DECODED * sum(min(TOP, len(level.anchors)) for level in levels),
     )
 
 
