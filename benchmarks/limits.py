@@ -22,7 +22,7 @@ def rates(clock: "Clock", size: int, side: int, repeats: int) -> dict[str, float
     left, right = torch.rand(2, side, side)
 
     def touch(huge: bool) -> Tensor:
-        block = mmap.mmap(-1, size)
+        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if huge and hasattr(mmap, "MADV_HUGEPAGE"):
             block.madvise(mmap.MADV_HUGEPAGE)
         return torch.frombuffer(block, dtype=torch.uint8).fill_(1)
