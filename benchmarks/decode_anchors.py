@@ -54,14 +54,13 @@ def _proposals(setting: Setting, layout: str) -> Case:
     maps = (logits, deltas, [level.cell_anchors for level in levels], [level.stride for level in levels])
     size = setting.sizes.image
     peer = _peer(logits, deltas, [level.anchors for level in levels], size) if setting.peer else None
+    decoded = sum(min(TOP, len(level.anchors)) for level in levels)
     return Case(
         partial(_stage, ops, maps, size),
         peer,
         peer or partial(_stage, reference, maps, size),
         [*logits, *deltas],
-        # Every logit is compared; the best of each level are decoded.
-        operations=len(everything)
-        + operations.DECODED * sum(min(TOP, len(level.anchors)) for level in levels),
+        operations=len(everything) + operations.DECODED * decoded,  # every logit is compared
     )
 
 

@@ -24,9 +24,8 @@ def _prepare(setting: Setting) -> Case:
         return reference.heatmaps_to_keypoints(heatmaps.cpu(), boxes.cpu())[1]
 
     expected = peer if setting.peer else from_reference
-    count = (
-        8 * heatmaps.shape[1] * operations.cells(boxes)
-    )  # four taps along the second axis at each pixel of a box
+    # Four taps along the second axis at each pixel of a box.
+    count = 8 * heatmaps.shape[1] * operations.cells(boxes)
     return Case(ours, peer if setting.peer else None, expected, [heatmaps, boxes], operations=count)
 
 
