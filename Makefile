@@ -3,6 +3,8 @@
 # make gpu-check  on a machine with a GPU: builds there, runs the CUDA tests (a skip is a failure) and the CUDA benchmarks
 # make lint       style and types;  make format  rewrites the sources in the project's style
 # make cpp-test   the C++ tests;  SANITIZE=address,undefined builds them with sanitizers
+# make sanitize   the operators' tests in Python over a library with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, gcc)
+# make nightly    2,000 random cases of every operator against the reference
 #
 # PYTHON   the Python to start from (default: the first of python3, python)
 # TORCH    what to install where that Python has no torch of 2.11 or newer, e.g. make test TORCH=torch==2.12.1
@@ -15,7 +17,9 @@ SANITIZE ?=
 BIN := $(VENV)/bin
 RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python
 
-.PHONY: demo test gpu-check lint format cpp-test clean
+OPERATOR_TESTS := $(CURDIR)/tests --ignore=$(CURDIR)/tests/maskrcnn --ignore=$(CURDIR)/tests/parity
+
+.PHONY: demo test gpu-check lint format cpp-test sanitize nightly clean
 
 # A torch that is there is used as it is: the environment then sees that Python's packages.
 $(VENV)/ready: pyproject.toml setup.py CMakeLists.txt Makefile
@@ -47,6 +51,21 @@ cpp-test: $(VENV)/ready
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cpp --target cpp_tests
 	cd build/cpp && PATH="$(abspath $(BIN)):$$PATH" ctest --output-on-failure
 
+# In a copy of the package, which is where Python starts and looks first. The interpreter is not sanitized, so the runtime is
+# loaded before it, and libstdc++ with it, whose exceptions the runtime must see; leaks would be torch's and Python's.
+sanitize: $(VENV)/ready
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/sanitize -G Ninja -DMASKRCNN_OPS_CUDA=OFF -DMASKRCNN_OPS_PYTHON=ON \
+	  -DMASKRCNN_OPS_SANITIZE=address,undefined -DPython3_EXECUTABLE=$(abspath $(BIN))/python > /dev/null
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/sanitize --target maskrcnn_ops _host
+	rm -rf build/sanitize/package && mkdir build/sanitize/package
+	cp -r maskrcnn_ops build/sanitize/package/ && cp build/sanitize/*.so build/sanitize/package/maskrcnn_ops/
+	cd build/sanitize/package && PATH="$(abspath $(BIN)):$$PATH" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  $(abspath $(BIN))/python -m pytest $(OPERATOR_TESTS) -k "not cuda" -p no:cacheprovider
+
+nightly: build
+	HYPOTHESIS_PROFILE=nightly $(RUN) -m pytest $(OPERATOR_TESTS) -m hypothesis --durations=0
+
 lint: $(VENV)/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -63,7 +82,7 @@ gpu-check:
 	MASKRCNN_OPS_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')}" \
 	  $(PYTHON) setup.py --quiet build_ext --inplace
 	$(PYTHON) -m maskrcnn_ops
-	MASKRCNN_TESTS_REQUIRE=cuda $(PYTHON) -m pytest tests --ignore=tests/maskrcnn --ignore=tests/parity -k cuda
+	MASKRCNN_TESTS_REQUIRE=cuda $(PYTHON) -m pytest $(OPERATOR_TESTS) -k cuda
 	$(PYTHON) -m benchmarks --device cuda --output $${OUT:-output}/cuda.json
 
 clean:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ablations, environment, presets, report
+from benchmarks import ablations, environment, limits, presets, report
 from benchmarks.harness import Clock, Row, Setting, measure
 
 STEMS = (
@@ -78,6 +78,8 @@ def run(rows: Sequence[Row], setting: Setting, repeats: int, peer_version: str |
     clock = Clock(setting.device, 2**20 if setting.quick else environment.flush_bytes(setting.device))
     copy_bytes = 2**20 if setting.quick else COPY_BYTES[setting.device]
     facts["copy_bytes_per_second"] = clock.copy_bandwidth(copy_bytes, repeats)
+    if not clock.cuda:
+        facts |= limits.rates(clock, copy_bytes, 64 if setting.quick else 2048, repeats)
     entries = []
     for row in progress(rows):
         entry = measure(row, setting, clock, repeats)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.harness import Case, Row, Setting
 from maskrcnn_ops import reference
 
@@ -36,6 +36,7 @@ def _grid(setting: Setting) -> Case:
         peer if setting.peer else None,
         peer if setting.peer else lambda: [reference.decode_grid(*level) for level in arguments],
         [deltas],
+        operations=operations.DECODED * len(deltas),
     )
 
 
@@ -52,6 +53,7 @@ def _boxes(
         peer if setting.peer else None,
         peer if setting.peer else lambda: reference.decode_boxes(deltas, anchors, weights),
         [deltas, anchors],
+        operations=operations.DECODED * deltas.numel() / 4,
     )
 
 

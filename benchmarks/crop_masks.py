@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.harness import Case, Row, Setting
 from maskrcnn_ops import reference
 
@@ -66,7 +66,10 @@ def _prepare(kind: str, setting: Setting) -> Case:
         )
         return result[:, 0]
 
-    return Case(ours, peer if setting.peer else None, peer if setting.peer else from_reference, [boxes])
+    expected = peer if setting.peer else from_reference
+    # Each pixel under a RoI enters one sum of products.
+    count = 2 * operations.cells(boxes)
+    return Case(ours, peer if setting.peer else None, expected, [boxes], operations=count)
 
 
 ROWS = [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.harness import Case, Row, Setting
 from maskrcnn_ops import reference
 
@@ -54,11 +54,13 @@ def _proposals(setting: Setting, layout: str) -> Case:
     maps = (logits, deltas, [level.cell_anchors for level in levels], [level.stride for level in levels])
     size = setting.sizes.image
     peer = _peer(logits, deltas, [level.anchors for level in levels], size) if setting.peer else None
+    decoded = sum(min(TOP, len(level.anchors)) for level in levels)
     return Case(
         partial(_stage, ops, maps, size),
         peer,
         peer or partial(_stage, reference, maps, size),
         [*logits, *deltas],
+        operations=len(everything) + operations.DECODED * decoded,  # every logit is compared
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import peers
+from benchmarks import operations, peers
 from benchmarks.harness import Call, Case, Row, Setting
 
 CLASSES = 91
@@ -23,6 +23,11 @@ Cast = Callable[[], AbstractContextManager[Any]]
 
 def _cast(device: str, dtype: str) -> Cast:
     return nullcontext if dtype == "float32" else partial(torch.autocast, device, torch.bfloat16)
+
+
+def _count(call: Call, dtype: str) -> float | None:
+    """The peak that is measured is float32's."""
+    return operations.of_layers(call) if dtype == "float32" else None
 
 
 def _scores(results: list[dict[str, Any]]) -> Tensor:
@@ -102,13 +107,15 @@ class _Scene:
 def _prepare_inference(dtype: str, peer_dtype: str, setting: Setting) -> Case:
     scene = _Scene.of(setting)
     ours = _detect_ours(scene.model, scene.image, _cast(setting.device, dtype))
+    count = _count(ours, dtype)
     if not setting.peer:
-        return Case(ours, None, _detect_ours(scene.model, scene.image, nullcontext), [scene.image])
+        expected = _detect_ours(scene.model, scene.image, nullcontext)
+        return Case(ours, None, expected, [scene.image], operations=count)
     peer = scene.peer()
     theirs = _detect_peer(peer, scene.image, _cast(setting.device, peer_dtype))
     expected = _detect_peer(peer, scene.image, nullcontext)
     found = int(torch.count_nonzero(expected()))
-    return Case(ours, theirs, expected, [scene.image], f"{found} detections, random weights")
+    return Case(ours, theirs, expected, [scene.image], f"{found} detections, random weights", count)
 
 
 def _prepare_drop_in(setting: Setting) -> Case:
@@ -123,7 +130,7 @@ def _prepare_drop_in(setting: Setting) -> Case:
         with peers.our_operators():
             return patched()
 
-    return Case(ours, theirs, theirs, [scene.image])
+    return Case(ours, theirs, theirs, [scene.image], operations=_count(ours, "float32"))
 
 
 def _prepare_training(dtype: str, setting: Setting) -> Case:
@@ -161,12 +168,13 @@ def _prepare_training(dtype: str, setting: Setting) -> Case:
         return call
 
     note = f"{sum(map(len, labels))} objects; the loss is compared, whose sampling differs"
+    count = _count(step(ours, encoded), dtype)
     if not setting.peer:
-        return Case(step(ours, encoded), None, step(ours, bitmaps), images, note)
+        return Case(step(ours, encoded), None, step(ours, bitmaps), images, note, count)
     theirs = peers.maskrcnn_tiny(dataset.num_classes, **sizes).train()
     theirs.load_state_dict(state)
     peer = step(theirs.to(setting.device), bitmaps)
-    return Case(step(ours, encoded), peer, peer, images, note)
+    return Case(step(ours, encoded), peer, peer, images, note, count)
 
 
 def _row(

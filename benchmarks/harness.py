@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import inputs
+from benchmarks import inputs, limits
 from benchmarks.memory import peak_bytes
 
 Result = Tensor | Sequence[Tensor]
@@ -41,7 +41,8 @@ class Case:
     """A prepared row.
 
     `expected` computes what ours must give: the peer's answer, or where there is no peer the reference's.
-    `reads` are the tensors that any implementation must read once.
+    `reads` are the tensors that any implementation must read once; `operations` the floating-point operations that none
+    avoids (operations.py), None where nobody counted them.
     """
 
     ours: Call
@@ -49,6 +50,7 @@ class Case:
     expected: Call
     reads: Sequence[Tensor]
     note: str = ""
+    operations: float | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def measure(row: Row, setting: Setting, clock: Clock, repeats: int) -> dict[str,
         return {**entry, "failed": f"differs by {wrong:.3g}, allowed are {row.tolerance:.3g}"}
     results = [result] if isinstance(result, Tensor) else list(result)
     entry["bytes"] = sum(tensor.nbytes for tensor in [*case.reads, *results])
+    entry |= {"operations": case.operations, **limits.written(results)}
     calls = [case.ours] if case.peer is None else [case.ours, case.peer]
     samples = clock.interleaved(calls, repeats)
     peaks = [peak_bytes(call, clock.cuda) for call in calls]

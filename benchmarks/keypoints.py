@@ -3,7 +3,7 @@
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.harness import Case, Row, Setting
 from maskrcnn_ops import reference
 
@@ -23,8 +23,10 @@ def _prepare(setting: Setting) -> Case:
     def from_reference() -> Tensor:
         return reference.heatmaps_to_keypoints(heatmaps.cpu(), boxes.cpu())[1]
 
-    has_peer = setting.peer
-    return Case(ours, peer if has_peer else None, peer if has_peer else from_reference, [heatmaps, boxes])
+    expected = peer if setting.peer else from_reference
+    # Four taps along the second axis at each pixel of a box.
+    count = 8 * heatmaps.shape[1] * operations.cells(boxes)
+    return Case(ours, peer if setting.peer else None, expected, [heatmaps, boxes], operations=count)
 
 
 ROWS = [

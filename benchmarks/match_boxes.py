@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.harness import Case, Row, Setting
 from maskrcnn_ops import reference
 
@@ -27,7 +27,8 @@ def _case(
 ) -> Case:
     peer = partial(_peer_match, gt_boxes, boxes, rule)
     expected = peer if setting.peer else lambda: reference.match_boxes(gt_boxes, boxes, *rule)[0]
-    return Case(ours, peer if setting.peer else None, expected, [gt_boxes, boxes])
+    count = operations.TEST * operations.overlaps(gt_boxes, boxes)
+    return Case(ours, peer if setting.peer else None, expected, [gt_boxes, boxes], operations=count)
 
 
 def _anchors(setting: Setting, kind: str) -> Case:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import maskrcnn_ops as ops
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.harness import Call, Case, Result, Row, Setting
 from benchmarks.pooling import REFERENCE_CHUNK
 from maskrcnn_ops import reference
@@ -39,12 +39,13 @@ def _prepare(direction: str, layout: str, setting: Setting) -> Case:
         return [torch.stack(level).sum(0) for level in zip(*results, strict=True)]
 
     reads = [boxes, *maps.values()] if direction == "forward" else [boxes, gradient]
+    count = operations.BILINEAR * inputs.SAMPLING_RATIO**2 * gradient.numel()
     if not setting.peer:
-        return Case(call(ops.MultiScaleRoIAlign), None, expected, reads)
+        return Case(call(ops.MultiScaleRoIAlign), None, expected, reads, operations=count)
     from torchvision.ops import MultiScaleRoIAlign
 
     peer = call(MultiScaleRoIAlign)
-    return Case(call(ops.MultiScaleRoIAlign), peer, peer, reads)
+    return Case(call(ops.MultiScaleRoIAlign), peer, peer, reads, operations=count)
 
 
 ROWS = [

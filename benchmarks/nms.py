@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.harness import Case, Row, Setting
 from maskrcnn_ops import reference
 
@@ -33,12 +33,15 @@ def _case(name: str, tensors: list[Tensor], threshold: float, setting: Setting) 
     """The function of this name takes the same arguments in our package, torchvision and the reference."""
     on_device = [tensor.to(setting.device) for tensor in tensors]
     ours = partial(getattr(ops, name), *on_device, threshold)
+    count = operations.suppression(on_device[0], ours(), *on_device[2:])
     if not setting.peer:
-        return Case(ours, None, partial(getattr(reference, name), *tensors, threshold), on_device)
+        expected = partial(getattr(reference, name), *tensors, threshold)
+        return Case(ours, None, expected, on_device, operations=count)
     import torchvision
 
     peer = getattr(torchvision.ops, name)
-    return Case(ours, partial(peer, *on_device, threshold), partial(peer, *tensors, threshold), on_device)
+    expected = partial(peer, *tensors, threshold)
+    return Case(ours, partial(peer, *on_device, threshold), expected, on_device, operations=count)
 
 
 def _growth(count: int, times: int, setting: Setting) -> Case:
@@ -56,7 +59,8 @@ def _growth(count: int, times: int, setting: Setting) -> Case:
         return torch.cat([ops.nms(few[0], few[1], threshold) for _ in range(times)])
 
     # The reference takes minutes; the tests hold large inputs to torchvision.
-    return Case(ours, calls if setting.peer else None, ours, many)
+    least = times * operations.suppression(few[0], ops.nms(few[0], few[1], threshold))  # of one density
+    return Case(ours, calls if setting.peer else None, ours, many, operations=least)
 
 
 def _padded_nms(images: int, count: int, most: int, setting: Setting) -> Case:
@@ -87,7 +91,12 @@ def _padded_nms(images: int, count: int, most: int, setting: Setting) -> Case:
             [torch.nn.functional.pad(each, (0, most - len(each)), value=-1) for each in kept]
         ), counts
 
-    return Case(ours, peer if setting.peer else None, expected, [boxes, scores, classes])
+    # The kept boxes of an image alone: how many it drops before its last one hangs on the order.
+    each = zip(boxes, ours()[0], classes, strict=True)
+    kept = [(b[chosen[chosen >= 0]], c[chosen[chosen >= 0]]) for b, chosen, c in each]
+    least = operations.TEST * sum(operations.overlaps(b, b, c, c) - len(b) for b, c in kept) / 2
+    reads = [boxes, scores, classes]
+    return Case(ours, peer if setting.peer else None, expected, reads, operations=least)
 
 
 def _fast_nms(count: int, setting: Setting) -> Case:
@@ -107,7 +116,8 @@ def _fast_nms(count: int, setting: Setting) -> Case:
         return order[iou.amax(0) <= threshold]
 
     expected = partial(reference.fast_nms, tensors[0], tensors[1], threshold)
-    return Case(ours, peer if setting.peer else None, expected, [boxes, scores])
+    least = operations.suppression(boxes, ours())
+    return Case(ours, peer if setting.peer else None, expected, [boxes, scores], operations=least)
 
 
 def _row(count: int, name: str, make_boxes: Boxes) -> Row:

@@ -1,5 +1,6 @@
 """What the rows of the pooling operators share: forward and backward, in each dtype and layout."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ class Pooling:
     reference: Pool
     tolerances: dict[tuple[str, str], float]  # by direction and dtype
     targets: dict[tuple[str, str], float]  # by direction and layout, in float32
+    operations: Callable[[str, Tensor, int], float]  # of the direction, for these RoIs and so many outputs
     features: Callable[[inputs.Sizes, torch.dtype, str], Tensor] = inputs.feature_map
     rois: Callable[[inputs.Sizes], Tensor] = inputs.rois
     gradient: Callable[[inputs.Sizes, torch.dtype], Tensor] = inputs.pooled_gradient
@@ -64,12 +66,13 @@ def prepare(pooling: Pooling, direction: str, dtype: str, layout: str, setting: 
 
     reads = [rois, features if direction == "forward" else gradient]
     ours = call(pooling.ours, wanted)
+    operations = pooling.operations(direction, rois, gradient.numel())
     if not setting.peer:
-        return Case(ours, None, reference, reads)
+        return Case(ours, None, reference, reads, operations=operations)
     native = accepts(pooling, wanted, setting.device)
     peer = call(pooling.peer, wanted if native else torch.float32)
     note = "" if native else f"torchvision has no {dtype}: its float32, conversion not counted"
-    return Case(ours, peer, peer, reads, note)
+    return Case(ours, peer, peer, reads, note, operations)
 
 
 def backward(pool: Pool, features: Tensor, rois: Tensor, gradient: Tensor) -> Call:
@@ -98,7 +101,7 @@ def against_each_other(name: str, ours: Pooling, other: Pooling) -> list[Row]:
     def both(direction: str, layout: str, setting: Setting) -> Case:
         first = prepare(ours, direction, "float32", layout, setting)
         second = prepare(other, direction, "float32", layout, setting)
-        return Case(first.ours, second.ours, first.expected, first.reads)
+        return dataclasses.replace(first, peer=second.ours, note="")
 
     return [
         Row(

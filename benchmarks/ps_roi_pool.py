@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs, pooling
+from benchmarks import inputs, operations, pooling
 from maskrcnn_ops import reference
 
 _POOL = (inputs.POOLED, 1 / inputs.SENSITIVE_STRIDE)
@@ -52,12 +52,17 @@ ALIGN = _pooling(
     ours=lambda features, rois: ops.ps_roi_align(features, rois, *_ALIGN),
     peer=_align_peer,
     reference=lambda features, rois: reference.ps_roi_align(features, rois, *_ALIGN),
+    operations=lambda _, rois, outputs: operations.BILINEAR * inputs.SAMPLING_RATIO**2 * outputs,
 )
 POOL = _pooling(
     name="ps_roi_pool",
     ours=lambda features, rois: ops.ps_roi_pool(features, rois, *_POOL),
     peer=_pool_peer,
     reference=lambda features, rois: reference.ps_roi_pool(features, rois, *_POOL),
+    # An addition for each cell under a RoI and output channel.
+    operations=lambda _, rois, outputs: (
+        operations.cells(rois[:, 1:], inputs.SENSITIVE_STRIDE) * outputs / (len(rois) * inputs.POOLED**2)
+    ),
 )
 
 ROWS = [*pooling.rows(ALIGN), *pooling.rows(POOL)]

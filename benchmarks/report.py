@@ -1,4 +1,4 @@
-"""Tables and plots from the JSON of a measurement; wins and losses alike."""
+"""Tables from the JSON of a measurement; wins and losses alike."""
 
 import argparse
 import json
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import limits, plots
+from benchmarks.plots import Results, cost_lines, digits, listed
+
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-Results = dict[str, Any]
 
 
 def milliseconds(side: dict[str, Any] | None) -> str:
@@ -17,19 +19,14 @@ def milliseconds(side: dict[str, Any] | None) -> str:
     if side is None:
         return ""
     lower, upper = side["quartiles"]
-    return f"{_digits(side['median'] * 1e3)} ({_digits(lower * 1e3)}–{_digits(upper * 1e3)})"
-
-
-def _digits(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:#.3g}"
+    return f"{digits(side['median'] * 1e3)} ({digits(lower * 1e3)}–{digits(upper * 1e3)})"
 
 
 def ratio(entry: dict[str, Any]) -> str:
     if "ratio" not in entry:
         return ""
     lower, upper = entry["ratio_quartiles"]
-    text = f"{_digits(entry['ratio'])}× ({_digits(lower)}–{_digits(upper)})"
+    text = f"{digits(entry['ratio'])}× ({digits(lower)}–{digits(upper)})"
     return text if entry["ratio"] >= 1 else f"{text} slower"
 
 
@@ -69,15 +66,26 @@ def caption(results: Results) -> str:
         "brackets; the ratio is the other's median over ours, with the quartiles of the pairs' own ratios. Peak "
         "memory: the most megabytes that a call adds to its inputs, result included, ours / the other's."
     )
+    if "operations_per_second" in facts:
+        method += (
+            " Limit: the least milliseconds on this machine, the larger of those for bytes and for operations, and in "
+            "brackets their share of ours. Each input is read once, at "
+            f"{rate(facts, 'read')}; each result is written once, at {rate(facts, 'first_touch')} where it is fresh "
+            f"memory, being of {limits.FRESH >> 20} MiB or more, else at a copy's {rate(facts, 'copy')}; operations "
+            "(products, sums, comparisons) run at a float32 matrix product's "
+            f"{digits(facts['operations_per_second'] / 1e9)} G/s."
+        )
     toy = "**Toy sizes: these times mean nothing.** " if results["quick"] else ""
     return f"{toy}{'; '.join(parts)}. {method}"
 
 
 def table(results: Results) -> list[str]:
-    """Markdown lines. On CUDA with the traffic that no implementation avoids, per second, beside a copy's."""
+    """Markdown lines. On CUDA with the traffic that no implementation avoids, per second, beside a copy's; on the CPU
+    with the limit, where its rates were measured."""
     facts = results["environment"]
-    cuda = facts["device"] == "cuda"
+    cuda, limited = facts["device"] == "cuda", "operations_per_second" in facts
     heads = ["Row", "Ours", "Other", "Ratio", "GB/s (of a copy's)" if cuda else "Target", "Peak memory"]
+    heads += ["Limit"] * limited
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for entry in listed(results):
         if "failed" in entry:
@@ -89,7 +97,7 @@ def table(results: Results) -> list[str]:
             mark = f" [{notes(results).index(entry['note']) + 1}]" if entry["note"] else ""
             last = bandwidth(entry, facts) if cuda else target(entry, results["quick"])
             times = [milliseconds(entry["ours"]), other, ratio(entry)]
-            cells = [f"`{entry['name']}`{mark}", *times, last, peak(entry)]
+            cells = [f"`{entry['name']}`{mark}", *times, last, peak(entry), *[limit(entry, facts)] * limited]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -97,13 +105,32 @@ def table(results: Results) -> list[str]:
 def peak(entry: dict[str, Any]) -> str:
     """Megabytes beyond the inputs, ours and the other's."""
     found = [value for value in entry.get("peak_bytes", {}).values() if value is not None]
-    return " / ".join("< 1" if value < 1e6 else _digits(value / 1e6) for value in found)
+    return " / ".join("< 1" if value < 1e6 else digits(value / 1e6) for value in found)
+
+
+def limit(entry: dict[str, Any], facts: dict[str, Any]) -> str:
+    """The least time and what it comes from; its share of ours."""
+    found = limits.seconds(entry, facts)
+    if found is None:
+        return ""
+    if found.operations > found.bytes:
+        why = f"{digits(entry['operations'] / 1e6)} M operations"
+    else:
+        names = {"read": "read", "first_touch": "fresh", "copy": "written"}
+        moved = limits.traffic(entry).items()
+        why = ", ".join(f"{digits(size / 1e6)} MB {names[kind]}" for kind, size in moved if size >= 5000)
+    least = max(found.bytes, found.operations)
+    return f"{digits(least * 1e3)}: {why} ({least / entry['ours']['median']:.0%})"
+
+
+def rate(facts: dict[str, Any], kind: str) -> str:
+    return f"{digits(facts[f'{kind}_bytes_per_second'] / 1e9)} GB/s"
 
 
 def bandwidth(entry: dict[str, Any], facts: dict[str, Any]) -> str:
     """Each input read once and the result written once, over the time."""
     achieved = entry["bytes"] / entry["ours"]["median"]
-    return f"{_digits(achieved / 1e9)} ({achieved / facts['copy_bytes_per_second']:.0%})"
+    return f"{digits(achieved / 1e9)} ({achieved / facts['copy_bytes_per_second']:.0%})"
 
 
 def notes(results: Results) -> list[str]:
@@ -129,24 +156,8 @@ def markdown(results: Results, picture: str) -> str:
     return "\n\n".join(blocks)
 
 
-def listed(results: Results) -> list[dict[str, Any]]:
-    """The rows of the table; the others are points of the cost plot."""
-    return [entry for entry in results["rows"] if entry.get("series") is None]
-
-
 def cost_path(plot: Path) -> Path:
     return plot.with_name(f"{plot.stem}-cost.png")
-
-
-def cost_lines(results: Results) -> dict[str, list[tuple[int, float, float | None]]]:
-    """For each series (size, our milliseconds, the other's), by size."""
-    lines: dict[str, list[tuple[int, float, float | None]]] = {}
-    for entry in results["rows"]:
-        if entry.get("series") is not None and "ours" in entry:
-            name, size = entry["series"]
-            other = entry["peer"]["median"] * 1e3 if "peer" in entry else None
-            lines.setdefault(name, []).append((size, entry["ours"]["median"] * 1e3, other))
-    return {name: sorted(points) for name, points in lines.items()}
 
 
 def between_markers(text: str, inside: str) -> str:
@@ -154,64 +165,6 @@ def between_markers(text: str, inside: str) -> str:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"expected {BEGIN} and after it {END}, each once")
     return f"{text[: text.index(BEGIN)]}{BEGIN}\n{inside}\n{text[text.index(END) :]}"
-
-
-def plot(results: Results, path: Path) -> None:
-    """Horizontal bars of the ratios on a logarithmic axis; ticks where a target was set."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("the plot needs matplotlib: pip install matplotlib, or give --no-plot") from error
-    entries = [entry for entry in listed(results) if "ratio" in entry][::-1]
-    figure = Figure(figsize=(8, 1.2 + 0.24 * len(entries)), layout="constrained")
-    axes = figure.add_subplot()
-    values = [entry["ratio"] for entry in entries]
-    places = range(len(entries))
-    colours = ["tab:blue" if value >= 1 else "tab:red" for value in values]
-    # A bar on a logarithmic axis starts at 1, where both take the same time.
-    axes.barh(places, [value - 1 for value in values], left=1, color=colours)
-    for place, entry in zip(places, entries, strict=True):
-        axes.annotate(
-            f" {_digits(entry['ratio'])}×", (max(entry["ratio"], 1), place), va="center", fontsize=7
-        )
-        if entry["at_least"] is not None:
-            axes.plot([entry["at_least"]] * 2, [place - 0.45, place + 0.45], color="black", linewidth=1.5)
-    names = [
-        entry["name"] if entry["against"] == "torchvision" else f"{entry['name']} *" for entry in entries
-    ]
-    axes.set_yticks(places, names, fontsize=7)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-    axes.margins(x=0.12, y=0.01)
-    axes.axvline(1, color="black", linewidth=0.8)
-    label = "times faster than torchvision (* than what the table names); black ticks: targets; red: slower"
-    figure.supxlabel(label, fontsize=8)
-    if results["quick"]:
-        axes.set_title("toy sizes: these times mean nothing")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-
-
-def plot_cost(results: Results, path: Path) -> None:
-    """Milliseconds against size, both logarithmic: ours drawn through, torchvision's dashed."""
-    from matplotlib.figure import Figure
-
-    lines = cost_lines(results)
-    families = sorted({name.split(",")[0] for name in lines})
-    figure = Figure(figsize=(4.5 * len(families), 3.6), layout="constrained")
-    for axes, family in zip(figure.subplots(1, len(families), squeeze=False)[0], families, strict=True):
-        for name, points in lines.items():
-            if name.split(",")[0] != family:
-                continue
-            sizes, ours, others = zip(*points, strict=True)
-            (line,) = axes.plot(sizes, ours, marker="o", markersize=3, label=name.split(", ", 1)[1])
-            if None not in others:
-                axes.plot(sizes, others, linestyle="--", marker="o", markersize=3, color=line.get_color())
-        axes.set(xscale="log", yscale="log", title=family, xlabel="size", ylabel="ms (dashed: torchvision)")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    if results["quick"]:
-        figure.suptitle("toy sizes: these times mean nothing")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -253,9 +206,9 @@ def report(files: Sequence[Path], readme: Path | None, check: bool, draw: bool) 
     print(text)
     for file, results in measurements.items():
         if draw and any("ratio" in entry for entry in listed(results)):
-            plot(results, file.with_suffix(".png"))
+            plots.ratios(results, file.with_suffix(".png"))
         if draw and cost_lines(results):
-            plot_cost(results, cost_path(file.with_suffix(".png")))
+            plots.cost(results, cost_path(file.with_suffix(".png")))
     if readme:
         readme.write_text(between_markers(readme.read_text(), text))
     return 0

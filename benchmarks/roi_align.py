@@ -3,7 +3,7 @@
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs, pooling, roi_pool
+from benchmarks import inputs, operations, pooling, roi_pool
 from maskrcnn_ops import reference
 
 _OPTIONS = (inputs.POOLED, 1 / inputs.STRIDE, inputs.SAMPLING_RATIO)
@@ -34,6 +34,7 @@ POOLING = pooling.Pooling(
         ("backward", "contiguous"): 10.0,
         ("backward", "channels_last"): 15.0,
     },
+    operations=lambda _, rois, outputs: operations.BILINEAR * inputs.SAMPLING_RATIO**2 * outputs,
 )
 
 _ADAPTIVE = (inputs.POOLED, 1 / inputs.STRIDE, 0)
@@ -52,6 +53,10 @@ ADAPTIVE = pooling.Pooling(
     reference=lambda features, rois: reference.roi_align(features, rois, *_ADAPTIVE),
     tolerances={("forward", "float32"): 1e-4},
     targets={("forward", "contiguous"): 12.0, ("forward", "channels_last"): 30.0},
+    # However many samples there are, each cell under a RoI enters one sum of products in each channel.
+    operations=lambda _, rois, outputs: (
+        2 * operations.cells(rois[:, 1:], inputs.STRIDE) * outputs / (len(rois) * inputs.POOLED**2)
+    ),
 )
 
 ROWS = [

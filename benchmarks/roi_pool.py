@@ -3,7 +3,7 @@
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs, pooling
+from benchmarks import inputs, operations, pooling
 from maskrcnn_ops import reference
 
 _OPTIONS = (inputs.POOLED, 1 / inputs.STRIDE)
@@ -33,6 +33,12 @@ POOLING = pooling.Pooling(
         ("backward", "contiguous"): 5.0,
         ("backward", "channels_last"): 5.0,
     },
+    # Forward a comparison for each cell under a RoI in each channel, backward an addition for each output.
+    operations=lambda direction, rois, outputs: (
+        operations.cells(rois[:, 1:], inputs.STRIDE) * outputs / (len(rois) * inputs.POOLED**2)
+        if direction == "forward"
+        else outputs
+    ),
 )
 
 ROWS = pooling.rows(POOLING)

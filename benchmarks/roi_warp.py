@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs, pooling
+from benchmarks import inputs, operations, pooling
 from maskrcnn_ops import reference
 
 _OPTIONS = (inputs.POOLED, 1 / inputs.STRIDE, inputs.SAMPLING_RATIO)
@@ -26,6 +26,7 @@ POOLING = pooling.Pooling(
     reference=lambda features, rois: reference.roi_warp(features, rois, *_OPTIONS),
     tolerances={("forward", "float32"): 1e-4, ("backward", "float32"): 1e-4},
     targets={},
+    operations=lambda _, rois, outputs: operations.BILINEAR * inputs.SAMPLING_RATIO**2 * outputs,
 )
 
 ROWS = pooling.rows(POOLING)

@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 
 import maskrcnn_ops as ops
-from benchmarks import inputs
+from benchmarks import inputs, operations
 from benchmarks.harness import Case, Row, Setting
 from maskrcnn_ops import reference
 
@@ -20,7 +20,8 @@ def _soft_nms(count: int, method: str, setting: Setting) -> Case:
 
     peer = partial(reference.soft_nms, boxes, scores, method=method)
     expected = partial(reference.soft_nms, tensors[0], tensors[1], method=method)
-    return Case(ours, peer if setting.peer else None, expected, [boxes, scores])
+    least = operations.suppression(boxes, ours()[0])
+    return Case(ours, peer if setting.peer else None, expected, [boxes, scores], operations=least)
 
 
 ROWS = [

@@ -1,7 +1,13 @@
-"""Named inputs and tolerances shared by the operators' tests."""
+"""Named inputs, tolerances and comparisons shared by the operators' tests."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+import maskrcnn_ops as ops
+from maskrcnn_ops import reference
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -31,7 +37,7 @@ def random_rois(
 
 
 def random_map(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 INF, NAN = float("inf"), float("nan")
@@ -65,6 +71,31 @@ HUGE_BOXES = {
 def rois_of(boxes: dict[str, list[float]], dtype: torch.dtype = torch.float32) -> Tensor:
     """RoIs [R, 5] of image 0."""
     return torch.tensor([[0.0, *box] for box in boxes.values()], dtype=dtype)
+
+
+def hostile_rois(images: int, width: float, height: float, seed: int, count: int = 9) -> Tensor:
+    """float64 RoIs over the images, and among them four that are degenerate, far out or not finite."""
+    generator = torch.Generator().manual_seed(seed)
+    strays = rois_of({**SPECIAL_BOXES, **NON_FINITE_BOXES}, torch.float64)
+    strays = strays[torch.randperm(len(strays), generator=generator)[:4]]
+    strays[:, 0] = torch.randint(images, (len(strays),), generator=generator)
+    rois = torch.cat([random_rois(count, images, width, height, seed, torch.float64), strays])
+    return rois[torch.randperm(len(rois), generator=generator)]
+
+
+def assert_as_reference(run: Callable[..., Tensor], *inputs: Tensor, tolerance: float = 1e-12) -> None:
+    """``run(package, *inputs)`` gives in float64 what the reference gives, and for one gradient of the output the same
+    gradients of the inputs."""
+    mine = [each.detach().requires_grad_() for each in inputs]
+    theirs = [each.detach().cpu().requires_grad_() for each in inputs]
+    actual, expected = run(ops, *mine), run(reference, *theirs)
+    torch.testing.assert_close(actual.cpu(), expected, rtol=tolerance, atol=tolerance)
+    weight = random_map(*expected.shape, dtype=torch.float64, seed=1)
+    options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
+    gradients = torch.autograd.grad(actual, mine, weight.to(actual.device), **options)
+    for ours, other in zip(gradients, torch.autograd.grad(expected, theirs, weight, **options), strict=True):
+        scale = other.abs().amax().clamp(min=1).item() if other.numel() else 1.0
+        torch.testing.assert_close(ours.cpu(), other, rtol=10 * tolerance, atol=10 * tolerance * scale)
 
 
 def layouts(map: Tensor) -> dict[str, Tensor]:

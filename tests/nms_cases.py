@@ -1,7 +1,29 @@
 """Boxes and scores for the tests of the NMS family."""
 
 import torch
-from cases import random_boxes
+from cases import INF, NAN, random_boxes
+
+HOSTILE = [
+    0.0,
+    -0.0,
+    1,
+    2,
+    3,
+    -1,
+    5,
+    1e30,
+    -1e30,
+    1e-30,
+    1e-40,
+    2e-40,
+    3e38,
+    -3e38,
+    INF,
+    -INF,
+    NAN,
+    1e20,
+    2**24 + 1,
+]
 
 
 def generator(seed=0):
@@ -30,6 +52,14 @@ def spread_boxes(count, seed=0):
     g = generator(seed)
     corners = torch.rand(count, 2, generator=g) * 28 * count**0.5
     return torch.cat([corners, corners + 16 + 48 * torch.rand(count, 2, generator=g)], dim=1)
+
+
+def hostile_boxes(count, seed=0, dtype=torch.float32):
+    """Every corner one of few values, most of them hostile; half of the boxes have their corners in order."""
+    g = generator(seed)
+    boxes = torch.tensor(HOSTILE, dtype=torch.float64)[torch.randint(len(HOSTILE), (count, 4), generator=g)]
+    ordered = torch.cat([boxes[:, :2].minimum(boxes[:, 2:]), boxes[:, :2].maximum(boxes[:, 2:])], dim=1)
+    return boxes.where(torch.rand(count, 1, generator=g) < 0.5, ordered).to(dtype)
 
 
 def scores_of(count, seed=0, dtype=torch.float32):

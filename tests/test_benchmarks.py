@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("benchmarks", reason="the benchmarks stand beside the sources and are not installed")
 
-from benchmarks import report
+from benchmarks import limits, operations, plots, report
 from benchmarks.__main__ import all_rows, choose, main
 from benchmarks.harness import Case, Clock, Row, Setting, difference, measure, quartiles
 from benchmarks.memory import peak_bytes
@@ -72,6 +72,12 @@ def test_every_row_passes_against_the_reference(tmp_path: Path, device: str) -> 
     rows = run(tmp_path, "--peer=none", f"--device={device}")
     assert [row["name"] for row in rows] == [row.name for row in all_rows()]
     assert all(row["ours"]["median"] > 0 for row in rows)
+    uncounted = [row["name"] for row in rows if row["operations"] is None]
+    assert uncounted == [
+        "end_to_end/inference/bfloat16",
+        "end_to_end/inference/bfloat16_against_float32",
+        "end_to_end/training/bfloat16",
+    ]
     # What is left to compare with is our own RoIPool.
     assert {row["against"] for row in rows if "peer" in row} == {"our roi_pool"}
 
@@ -152,6 +158,7 @@ def test_figures_of_a_row() -> None:
     assert entry["ratio"] == 3.0  # 6 over 2
     assert entry["ratio_quartiles"] == [2.0, 5.0]  # of 8, 2 and 2
     assert entry["bytes"] == 16
+    assert (entry["written_bytes"], entry["fresh_bytes"], entry["operations"]) == (8, 0, None)
     assert measure(row, Setting("cuda"), FixedClock([1.0], [1.0]), 1)["at_least"] is None
 
 
@@ -247,6 +254,50 @@ def test_table_shows_wins_losses_targets_and_failures(results: dict[str, Any]) -
     assert report.table(results)[2].endswith("| 1000 (25%) |  |")  # 1 GB in 1 ms, of 4 TB/s
 
 
+def test_limit_is_the_larger_of_bytes_and_operations(results: dict[str, Any]) -> None:
+    old = report.table(results)
+    results["environment"] |= {
+        "copy_bytes_per_second": 4e9,
+        "read_bytes_per_second": 10e9,
+        "first_touch_bytes_per_second": 5e9,
+        "operations_per_second": 1e11,
+    }
+    entry = results["rows"][0]
+    assert report.table(results)[2] == f"{old[2]}  |"  # a row without counts
+    assert report.table(results)[-1] == f"{old[-1]}  |"  # a failed one
+    # 2 MB read, 2 MB rewritten, 1 MB fresh: 0.2 + 0.5 + 0.2 ms; 50 M operations take 0.5 ms, 500 M take 5.
+    entry |= {"bytes": 5 * 10**6, "written_bytes": 3 * 10**6, "fresh_bytes": 10**6, "operations": 5e7}
+    entry["ours"]["median"] = 0.010
+    assert report.table(results)[2].endswith("| 0.900: 2.00 MB read, 1.00 MB fresh, 2.00 MB written (9%) |")
+    entry["operations"] = 5e8
+    assert report.table(results)[2].endswith("| 5.00: 500 M operations (50%) |")
+    assert "read once, at 10.0 GB/s; each result" in report.caption(results)
+    assert "run at a float32 matrix product's 100 G/s." in report.caption(results)
+
+
+def test_rates_are_measured_and_large_results_are_fresh() -> None:
+    rates = limits.rates(Clock("cpu", 16), 2**20, 16, 3)
+    assert set(rates) == {
+        "read_bytes_per_second",
+        "first_touch_bytes_per_second",
+        "operations_per_second",
+    }
+    assert all(rate > 0 for rate in rates.values())
+    small, large = torch.empty(10), torch.empty(limits.FRESH, dtype=torch.uint8)
+    assert limits.written([small, large]) == {"written_bytes": 40 + limits.FRESH, "fresh_bytes": limits.FRESH}
+
+
+def test_operations_by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 8], [1, 1, 3, 3], [8, 0, 12, 4]])
+    assert operations.cells(boxes, 2.0) == 8 + 1 + 4
+    assert operations.overlaps(boxes, boxes) == 3 + 2
+    assert operations.overlaps(boxes, boxes, *[torch.tensor([0, 1, 0])] * 2) == 3
+    # The first and the last are kept and do not meet; the second takes one test.
+    assert operations.suppression(boxes, torch.tensor([0, 2])) == operations.TEST
+    assert operations.suppression(boxes, torch.tensor([0, 1, 2])) == operations.TEST
+    assert operations.of_layers(lambda: torch.ones(2, 3) @ torch.ones(3, 4)) == 2 * 2 * 3 * 4
+
+
 def test_readme_is_written_and_checked(tmp_path: Path, results: dict[str, Any]) -> None:
     readme, file = tmp_path / "README.md", tmp_path / "results" / "cpu.json"
     file.parent.mkdir()
@@ -303,5 +354,5 @@ def test_cost_is_drawn_as_lines_and_not_listed(tmp_path: Path, results: dict[str
     assert text.endswith("![CPU: time against size, beside torchvision](folder/size-cost.png)")
     assert "| Row |" not in text
     pytest.importorskip("matplotlib")
-    report.plot_cost(both, tmp_path / "cost.png")
+    plots.cost(both, tmp_path / "cost.png")
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from cases import DTYPES, HUGE_BOXES, NON_FINITE_BOXES, SPECIAL_BOXES, TOLERANCES
+from cases import DTYPES, HUGE_BOXES, NON_FINITE_BOXES, SPECIAL_BOXES, TOLERANCES, assert_as_reference
 from hypothesis import given
 from hypothesis import strategies as st
+from nms_cases import hostile_boxes
 
 import maskrcnn_ops as ops
 from maskrcnn_ops import reference
@@ -76,29 +77,45 @@ def test_decode_grid_matches_reference(device, dtype, images):
     size=st.tuples(st.integers(0, 9), st.integers(0, 9)),
     stride=st.tuples(st.integers(1, 64), st.integers(1, 64)),
     anchors=st.integers(0, 5),
+    clip=st.sampled_from([0.0, 0.3, math.log(1000 / 16)]),
 )
-def test_random_grids_match_reference(device, seed, images, size, stride, anchors):
-    cells = (make_boxes(anchors, seed) - 30).to(device)
+def test_random_grids_match_reference(device, seed, images, size, stride, anchors, clip):
+    """Boxes and the gradients of the deltas."""
+    cells = make_boxes(anchors, seed) - 30
     deltas = make_deltas(images, size[0] * size[1] * anchors, 4, seed=seed).to(device)
-    expected = exact(reference.decode_grid, deltas, cells, grid_size=size, stride=stride, weights=WEIGHTS)
-    actual = ops.decode_grid(deltas, cells, size, stride, WEIGHTS)
-    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-12, atol=1e-11)
+
+    def run(package, deltas):
+        return package.decode_grid(deltas, cells.to(deltas), size, stride, WEIGHTS, clip)
+
+    assert_as_reference(run, deltas, tolerance=1e-11)
 
 
-@given(seed=st.integers(0, 2**31), count=st.integers(0, 200), classes=st.integers(1, 5))
-def test_random_rows_match_reference(device, seed, count, classes):
-    anchors, deltas = (
-        make_boxes(count, seed).to(device),
-        make_deltas(count, 4 * classes, seed=seed).to(device),
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(0, 200),
+    classes=st.integers(1, 5),
+    clip=st.sampled_from([0.0, 0.3, math.log(1000 / 16)]),
+)
+def test_random_rows_match_reference(device, seed, count, classes, clip):
+    """Boxes and deltas, and the gradients of everything that they come from."""
+    anchors, boxes = (make_boxes(count, seed + i).to(device) for i in (0, 7))
+    deltas = make_deltas(count, 4 * classes, seed=seed).to(device)
+    assert_as_reference(
+        lambda package, d, a: package.decode_boxes(d, a, WEIGHTS, clip), deltas, anchors, tolerance=1e-11
     )
-    expected = exact(reference.decode_boxes, deltas, anchors, weights=WEIGHTS)
-    actual = ops.decode_boxes(deltas, anchors, WEIGHTS)
-    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-12, atol=1e-11)
-    boxes = make_boxes(count, seed + 7).to(device)
-    expected = exact(reference.encode_boxes, boxes, anchors, weights=WEIGHTS)
-    torch.testing.assert_close(
-        ops.encode_boxes(boxes, anchors, WEIGHTS).cpu(), expected, rtol=1e-12, atol=1e-12
+    assert_as_reference(
+        lambda package, b, a: package.encode_boxes(b, a, WEIGHTS), boxes, anchors, tolerance=1e-11
     )
+
+
+@given(seed=st.integers(0, 2**31), count=st.integers(0, 40))
+def test_random_hostile_rows_match_reference(device, seed, count):
+    """Boxes without sides, inside out, infinite: NaN for NaN."""
+    boxes, anchors, deltas = (hostile_boxes(count, seed + i, torch.float64) for i in range(3))
+    for name, inputs in (("decode_boxes", (deltas, anchors)), ("encode_boxes", (boxes, anchors))):
+        actual = getattr(ops, name)(*(each.to(device) for each in inputs))
+        expected = getattr(reference, name)(*inputs)
+        torch.testing.assert_close(actual.cpu(), expected, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
 def test_grid_equals_stored_anchors_to_the_bit(device):

@@ -109,14 +109,18 @@ def whole_image(size):
     seed=st.integers(0, 2**31),
     size=st.tuples(st.integers(1, 90), st.integers(1, 60)),
     spread=st.sampled_from([0.8, 1.3, 4.0]),
+    aligned=st.booleans(),
 )
-def test_random_polygons_match_reference(device, seed, size, spread):
+def test_random_polygons_match_reference(device, seed, size, spread, aligned):
     polygons = random_polygons(3, size, seed, spread)
     boxes = (whole_image(size) - 0.5).repeat(3, 1).to(device)
     bitmaps = reference.polygon_bitmaps(polygons, size)
     actual = ops.rasterize_polygons(polygons, boxes, size, size)
     assert torch.equal(actual, ops.crop_masks(bitmaps.to(device), boxes, size))
     assert torch.equal(actual, ops.crop_masks(reference.encode_bitmaps(bitmaps), boxes, size))
+    boxes, matches = regions(3, 3, torch.float64, seed)
+    actual = ops.rasterize_polygons(polygons, boxes.to(device), 5, size, matches.to(device), aligned=aligned)
+    check(actual, reference.rasterize_polygons(polygons, boxes, 5, size, matches, aligned=aligned))
 
 
 @given(

@@ -29,6 +29,14 @@ def make(images=2, kinds=3, shapes=SHAPES, seed=0, dtype=torch.float64, ties=Fal
     return [x.to(dtype) for x in logits], [x.to(dtype) for x in deltas], cells, STRIDES[: len(shapes)], sizes
 
 
+def spoil(maps, seed):
+    """Puts hostile values into one number in four."""
+    g = torch.Generator().manual_seed(seed)
+    for each in maps:
+        for value in (NAN, INF, -INF, 1e30, -1e30, -0.0):
+            each[torch.rand(each.shape, generator=g) < 0.04] = value
+
+
 def to(device, logits, deltas, cells, strides, sizes):
     return (
         [x.to(device) for x in logits],
@@ -63,14 +71,22 @@ def test_matches_reference(device, top_k, ties):
     shapes=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=5),
     top_k=st.integers(0, 60),
     ties=st.booleans(),
+    layout=st.sampled_from(["contiguous", "channels_last", "strided", "transposed"]),
+    hostile=st.booleans(),
     options=st.fixed_dictionaries(
         {"min_size": st.sampled_from([0.0, 3.0, 20.0]), "score_threshold": st.sampled_from([0.0, 0.3, 0.7])}
     ),
 )
-def test_random_maps_match_reference(device, seed, images, kinds, shapes, top_k, ties, options):
-    case = make(images, kinds, shapes, seed, ties=ties)
-    expected = reference.decode_anchors(*case, top_k, **options)
-    assert_same(ops.decode_anchors(*to(device, *case), top_k, **options), expected)
+def test_random_maps_match_reference(
+    device, seed, images, kinds, shapes, top_k, ties, layout, hostile, options
+):
+    logits, deltas, *others = make(images, kinds, shapes, seed, ties=ties)
+    if hostile:
+        spoil(logits, seed)
+        spoil(deltas, seed + 1)
+    expected = reference.decode_anchors(logits, deltas, *others, top_k, **options)
+    logits, deltas = ([layouts(each)[layout] for each in maps] for maps in (logits, deltas))
+    assert_same(ops.decode_anchors(*to(device, logits, deltas, *others), top_k, **options), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -144,11 +160,8 @@ def test_many_equal_scores(device):
 
 def test_hostile_values_match_reference(device):
     logits, deltas, cells, strides, sizes = make(2, 3, [(9, 9), (3, 3)])
-    g = torch.Generator().manual_seed(4)
-    for maps in (logits, deltas):
-        for each in maps:
-            for value in (NAN, INF, -INF, 1e30, -1e30, -0.0):
-                each[torch.rand(each.shape, generator=g) < 0.04] = value
+    spoil(logits, 4)
+    spoil(deltas, 5)
     case = logits, deltas, cells, strides, sizes
     for top_k in (20, 300):
         found = ops.decode_anchors(*to(device, *case), top_k)

@@ -5,7 +5,7 @@ import torch
 from cases import DTYPES, HUGE_BOXES, NAN, NON_FINITE_BOXES, SPECIAL_BOXES
 from hypothesis import given
 from hypothesis import strategies as st
-from nms_cases import generator, integer_boxes, overlapping_boxes, scores_of, spread_boxes
+from nms_cases import generator, hostile_boxes, integer_boxes, overlapping_boxes, scores_of, spread_boxes
 
 import maskrcnn_ops as ops
 from maskrcnn_ops import reference
@@ -24,7 +24,7 @@ def check(device, boxes, scores, threshold, idxs=None, **options):
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(0, 300),
-    kind=st.sampled_from([overlapping_boxes, integer_boxes]),
+    kind=st.sampled_from([overlapping_boxes, integer_boxes, hostile_boxes]),
     dtype=st.sampled_from(DTYPES),
     classes=st.integers(0, 4),
     max_output=st.one_of(st.none(), st.integers(0, 100)),

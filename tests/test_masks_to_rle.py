@@ -87,6 +87,11 @@ def test_random_cases_match_reference(device, seed, count, sides, size, spread, 
     masks = (random_masks(count, *sides, seed=seed) * levels).round() / levels  # often equal to the threshold
     boxes = random_boxes(count, size[1] * spread, size[0] * spread, generator(seed))
     check(masks.to(device), (boxes.round() if levels == 2 else boxes).to(device), size, convention=convention)
+    # Against the reference's own pasting, in float64 and with a threshold that no pixel meets but for rounding.
+    exact = masks.double(), boxes.double(), size, 0.43721, convention
+    assert ops.masks_to_rle(*(each.to(device) for each in exact[:2]), *exact[2:]) == reference.masks_to_rle(
+        *exact
+    )
 
 
 def test_by_hand(device):

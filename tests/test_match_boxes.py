@@ -5,6 +5,7 @@ import torch
 from cases import DTYPES, HUGE_BOXES, NON_FINITE_BOXES, SPECIAL_BOXES, random_boxes
 from hypothesis import given
 from hypothesis import strategies as st
+from nms_cases import hostile_boxes
 
 import maskrcnn_ops as ops
 from maskrcnn_ops import reference
@@ -53,10 +54,13 @@ def test_matches_reference(device, dtype, rule, integers):
     integers=st.booleans(),
     thresholds=st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0]), min_size=2, max_size=2).map(sorted),
     low_quality=st.booleans(),
+    hostile=st.booleans(),
 )
-def test_random_boxes_match_reference(device, seed, counts, size, integers, thresholds, low_quality):
+def test_random_boxes_match_reference(device, seed, counts, size, integers, thresholds, low_quality, hostile):
     low, high = thresholds
     gt, boxes = (boxes_of(n, seed + i, torch.float64, size, integers) for i, n in enumerate(counts))
+    if hostile:
+        gt[::3], boxes[::3] = (hostile_boxes(len(each[::3]), seed, torch.float64) for each in (gt, boxes))
     found = ops.match_boxes(gt.to(device), boxes.to(device), high, low, low_quality)
     assert_same(found, reference.match_boxes(gt, boxes, high, low, low_quality))
 

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from cases import DTYPES, NAN, TOLERANCES, layouts, random_boxes, random_map, random_rois
+from cases import (
+    DTYPES,
+    NAN,
+    TOLERANCES,
+    assert_as_reference,
+    hostile_rois,
+    layouts,
+    random_boxes,
+    random_map,
+    random_rois,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -246,25 +256,27 @@ def test_function_matches_reference(device, dtype, mixed, reduction):
     aligned=st.booleans(),
     reduction=st.sampled_from(["mean", "max"]),
     given_levels=st.booleans(),
+    layout=st.sampled_from(["contiguous", "channels_last", "strided"]),
 )
-def test_random_cases(device, seed, count, channels, ratio, aligned, reduction, given_levels):
+def test_random_cases(device, seed, count, channels, ratio, aligned, reduction, given_levels, layout):
     maps = [
-        random_map(2, channels, max(1, 24 >> k), max(1, 40 >> k), dtype=torch.float64, seed=seed + k).to(
-            device
-        )
+        layouts(
+            random_map(2, channels, max(1, 24 >> k), max(1, 40 >> k), dtype=torch.float64, seed=seed + k)
+        )[layout].to(device)
         for k in range(count)
     ]
-    rois = random_rois(9, 2, 40, 24, seed, torch.float64).to(device)
-    levels = torch.arange(9) % count if given_levels else None
+    rois = hostile_rois(2, 40, 24, seed)
+    levels = torch.arange(len(rois)) % count
     scales = [2.0**-k for k in range(count)]
     options = {"canonical_scale": 4, "canonical_level": 1, "reduction": reduction}
-    actual = ops.multiscale_roi_align(
-        maps, rois, 2, scales, ratio, aligned, levels=None if levels is None else levels.to(device), **options
-    )
-    exact = reference.multiscale_roi_align(
-        [each.cpu() for each in maps], rois.cpu(), 2, scales, ratio, aligned, levels=levels, **options
-    )
-    torch.testing.assert_close(actual.cpu(), exact, rtol=1e-12, atol=1e-12)
+
+    def run(package, *maps):
+        given = levels.to(maps[0].device) if given_levels else None
+        return package.multiscale_roi_align(
+            maps, rois.to(maps[0]), 2, scales, ratio, aligned, levels=given, **options
+        )
+
+    assert_as_reference(run, *maps)
 
 
 def test_one_level_is_roi_align(device):

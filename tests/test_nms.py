@@ -5,7 +5,7 @@ import torch
 from cases import DTYPES, HUGE_BOXES, INF, NAN, NON_FINITE_BOXES, SPECIAL_BOXES
 from hypothesis import given
 from hypothesis import strategies as st
-from nms_cases import generator, integer_boxes, overlapping_boxes, scores_of, spread_boxes
+from nms_cases import generator, hostile_boxes, integer_boxes, overlapping_boxes, scores_of, spread_boxes
 
 import maskrcnn_ops as ops
 from maskrcnn_ops import reference
@@ -82,7 +82,7 @@ def test_spread_boxes_match_reference(device, threshold):
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(0, 400),
-    kind=st.sampled_from([overlapping_boxes, integer_boxes]),
+    kind=st.sampled_from([overlapping_boxes, integer_boxes, hostile_boxes]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     scores_dtype=st.sampled_from(DTYPES),
     groups=st.integers(0, 5),
@@ -134,7 +134,7 @@ def test_groups_are_independent(device):
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(0, 300),
-    kind=st.sampled_from([overlapping_boxes, integer_boxes]),
+    kind=st.sampled_from([overlapping_boxes, integer_boxes, hostile_boxes]),
     dtype=st.sampled_from(DTYPES),
     images=st.integers(0, 4),
     max_output=st.one_of(st.none(), st.integers(0, 400)),

@@ -5,7 +5,7 @@ import torch
 from cases import DTYPES, HUGE_BOXES, NAN, NON_FINITE_BOXES, SPECIAL_BOXES
 from hypothesis import given
 from hypothesis import strategies as st
-from nms_cases import generator, integer_boxes, overlapping_boxes, scores_of
+from nms_cases import generator, hostile_boxes, integer_boxes, overlapping_boxes, scores_of
 
 import maskrcnn_ops as ops
 from maskrcnn_ops import reference
@@ -35,7 +35,7 @@ def check(device, boxes, scores, threshold, max_output, **options):
     seed=st.integers(0, 2**31),
     images=st.integers(0, 4),
     count=st.integers(0, 150),
-    kind=st.sampled_from([overlapping_boxes, integer_boxes]),
+    kind=st.sampled_from([overlapping_boxes, integer_boxes, hostile_boxes]),
     dtype=st.sampled_from(DTYPES),
     classes=st.integers(0, 4),
     counted=st.booleans(),

@@ -8,6 +8,7 @@ from cases import (
     NON_FINITE_BOXES,
     SPECIAL_BOXES,
     TOLERANCES,
+    assert_as_reference,
     random_boxes,
     random_map,
 )
@@ -240,7 +241,14 @@ def test_random_cases(device, seed, count, side, size, spread, whole, convention
     boxes = random_boxes(count, size[1] * spread, size[0] * spread, generator(seed), torch.float64)
     if whole:
         boxes = boxes.round()  # pixel centres and box edges then often fall on cells and between them
+    strays = boxes_of({**SPECIAL_BOXES, **NON_FINITE_BOXES}, torch.float64)
+    boxes[-1] = strays[seed % len(strays)]
     check(masks.to(device), boxes.to(device), size, convention)
+
+    def run(package, masks):
+        return package.paste_masks(masks, boxes.to(masks), size, None, convention)
+
+    assert_as_reference(run, masks.to(device))
 
 
 def test_autocast_keeps_masks_and_boxes(device):

@@ -13,6 +13,7 @@ from cases import (
     NON_FINITE_BOXES,
     SPECIAL_BOXES,
     TOLERANCES,
+    hostile_rois,
     layouts,
     random_map,
     random_rois,
@@ -273,7 +274,7 @@ def test_gradient_of_any_layout(device, name):
 def test_random_cases(device, which, seed, shape, pooled, count, scale, whole, layout):
     input = sensitive_map(*shape, pooled, dtype=torch.float64, seed=seed)
     input = layouts(input.to(device))[layout]
-    rois = random_rois(count, shape[0], 1.5 * shape[3] / scale, 1.5 * shape[2] / scale, seed, torch.float64)
+    rois = hostile_rois(shape[0], 1.5 * shape[3] / scale, 1.5 * shape[2] / scale, seed, count)
     rois = (rois.round() if whole else rois).to(device)
     check(which, input, rois, pooled, scale)
     check_gradient(which, input, rois, pooled, scale)

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from cases import DTYPES, NON_FINITE_BOXES, layouts, random_map, random_rois, rois_of
+from cases import (
+    DTYPES,
+    NON_FINITE_BOXES,
+    assert_as_reference,
+    layouts,
+    random_map,
+    random_rois,
+    rois_of,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 
 import maskrcnn_ops as ops
 from maskrcnn_ops import reference
@@ -72,6 +82,28 @@ def test_matches_reference(device, layout, dtype, reduction):
         assert wrong.sum() <= 2
         return
     torch.testing.assert_close(actual.double().cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 12), st.integers(1, 12)),
+    pooled=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    scale=st.sampled_from([1.0, 0.5, 1 / 3]),
+    ratio=st.integers(1, 3),
+    aligned=st.booleans(),
+    reduction=st.sampled_from(["mean", "max"]),
+    layout=st.sampled_from(["contiguous", "channels_last", "strided"]),
+)
+def test_random_cases_match_reference(device, seed, shape, pooled, scale, ratio, aligned, reduction, layout):
+    """Gradients of the maps and of the boxes; no corner on a cell's centre, where there are two."""
+    input = layouts(random_map(*shape, dtype=torch.float64, seed=seed).to(device))[layout]
+    rois = random_rois(9, shape[0], 1.5 * shape[3] / scale, 1.5 * shape[2] / scale, seed, torch.float64)
+    rois = torch.cat([rois, rois_of(NON_FINITE_BOXES, torch.float64)]).to(device)
+
+    def run(package, input, rois):
+        return package.roi_align(input, rois, pooled, scale, ratio, aligned, reduction=reduction)
+
+    assert_as_reference(run, input, rois)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

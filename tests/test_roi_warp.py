@@ -8,6 +8,8 @@ from cases import (
     NON_FINITE_BOXES,
     SPECIAL_BOXES,
     TOLERANCES,
+    assert_as_reference,
+    hostile_rois,
     layouts,
     random_map,
     random_rois,
@@ -48,11 +50,17 @@ def test_every_box(device):
     pooled=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     ratio=st.integers(-1, 3),
     scale=st.sampled_from([1.0, 0.5, 0.0625]),
+    reduction=st.sampled_from(["mean", "max"]),
+    layout=st.sampled_from(["contiguous", "channels_last", "strided"]),
 )
-def test_random_cases_match_reference(device, seed, size, pooled, ratio, scale):
-    rois = random_rois(6, 2, size[1] / scale, size[0] / scale, seed, torch.float64).to(device)
-    map = random_map(2, 3, *size, dtype=torch.float64, seed=seed).to(device)
-    check(map, rois, pooled, scale, ratio)
+def test_random_cases_match_reference(device, seed, size, pooled, ratio, scale, reduction, layout):
+    rois = hostile_rois(2, size[1] / scale, size[0] / scale, seed)
+    map = layouts(random_map(2, 3, *size, dtype=torch.float64, seed=seed).to(device))[layout]
+
+    def run(package, map):
+        return package.roi_warp(map, rois.to(map), pooled, scale, ratio, reduction=reduction)
+
+    assert_as_reference(run, map)
 
 
 def test_boxes_inside_one_rounding_give_the_same(device):

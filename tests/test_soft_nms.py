@@ -7,7 +7,7 @@ import torch
 from cases import HUGE_BOXES, INF, NAN, NON_FINITE_BOXES, SPECIAL_BOXES
 from hypothesis import given
 from hypothesis import strategies as st
-from nms_cases import generator, integer_boxes, overlapping_boxes, scores_of
+from nms_cases import generator, hostile_boxes, integer_boxes, overlapping_boxes, scores_of
 
 import maskrcnn_ops as ops
 from maskrcnn_ops import reference
@@ -34,7 +34,7 @@ def check(device, boxes, scores, idxs=None, **options):
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(0, 120),
-    kind=st.sampled_from([overlapping_boxes, integer_boxes]),
+    kind=st.sampled_from([overlapping_boxes, integer_boxes, hostile_boxes]),
     groups=st.integers(0, 3),
     method=st.sampled_from(METHODS),
     threshold=st.one_of(st.floats(0, 1), st.sampled_from([k / 10 for k in range(11)])),
