@@ -73,7 +73,7 @@ def _print_models() -> None:
         with torch.device("meta"):
             model = build_model(name)
         count = sum(parameter.numel() for parameter in model.parameters())
-        print(f"  {name:<28}{count / 1e6:6.1f} million parameters")
+        print(f"  {name:<32}{count / 1e6:6.1f} million parameters")
 
 
 def _print_checkpoint(path: str) -> None:

@@ -8,7 +8,7 @@ from maskrcnn.models.backbones import (
     FeaturePyramidNetwork,
 )
 from maskrcnn.models.base import BaseDetector
-from maskrcnn.models.builders import BUILDERS, Preset, build_model, resnet_fpn_backbone
+from maskrcnn.models.builders import BUILDERS, build_model
 from maskrcnn.models.detector import (
     FasterRCNN,
     GeneralizedRCNN,
@@ -29,6 +29,7 @@ from maskrcnn.models.heads import (
     TwoMLPHead,
 )
 from maskrcnn.models.norm import FrozenBatchNorm2d
+from maskrcnn.models.preset import Preset, resnet_fpn_backbone
 from maskrcnn.models.relatives import CascadeMaskRCNN, CascadeRCNN, FastRCNN, MaskScoringRCNN
 from maskrcnn.models.resnet import Res5Head, ResNet
 from maskrcnn.models.roi_layers import ROI_LAYERS

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import maskrcnn_ops as ops
 from maskrcnn.models.images import Target
 from maskrcnn.models.matcher import Matcher
-from maskrcnn.models.roi_heads import Classified, RoIHeads, SampledRegions, box_losses, sample_regions
+from maskrcnn.models.regions import SampledRegions, box_losses, sample_regions
+from maskrcnn.models.roi_heads import Classified, RoIHeads
 
 Weights = tuple[float, float, float, float]
 

@@ -227,6 +227,6 @@ def test_every_preset_is_exported() -> None:
 
 def test_presets_differ_by_values_alone() -> None:
     """No builder is a function of its own."""
-    from maskrcnn.models.builders import BUILDERS, Preset
+    from maskrcnn.models import BUILDERS, Preset
 
     assert all(isinstance(builder, Preset) for builder in BUILDERS.values())
