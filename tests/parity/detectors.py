@@ -20,6 +20,7 @@ PEAK_TOLERANCE = 1e-3  # of a logit
 MASK_TOLERANCE = 1e-4  # of a probability; the masks' pixels move with the boxes
 EXPLAINED = 1e-5  # a score gap or an IoU distance this small may flip a decision
 MISMATCH_SHARE = 0.005
+PROPOSAL_SHARE = 0.02  # of proposals: one decision of NMS that falls otherwise changes a few
 NMS_THRESHOLD, SCORE_THRESHOLD = 0.5, 0.05
 SMALL = {
     "min_size": 128,
@@ -175,7 +176,33 @@ def assert_same_keypoints(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def detect(model: nn.Module) -> list[dict[str, Tensor]]:
-    return model.eval()(images())
+    """What the model finds in :func:`images`, in the precision of its parameters."""
+    dtype = next(model.parameters()).dtype
+    return model.eval()([image.to(dtype) for image in images()])
+
+
+def assert_same_findings(ours: nn.Module, theirs: nn.Module) -> None:
+    """Both find the same in :func:`images`, first in the region proposal networks, then in the heads.
+
+    torchvision's heads are given our proposals once its own are seen to be the same: in float32, and by its trick of
+    moving boxes apart, an IoU at the threshold decides a proposal differently on another processor.
+    """
+    proposals: list[list[Tensor]] = []
+
+    def exchange(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        proposals.append(output[0])
+        return (proposals[0], *output[1:])
+
+    hooks = [model.rpn.register_forward_hook(exchange) for model in (ours, theirs)]
+    found, expected = detect(ours), detect(theirs)
+    for hook in hooks:
+        hook.remove()
+    for a, b in zip(*proposals, strict=True):
+        far = (a[:, None] - b).abs().amax(-1) > BOX_TOLERANCE
+        for lonely in (far.all(0), far.all(1)):
+            assert lonely.float().mean() <= PROPOSAL_SHARE, f"{int(lonely.sum())} of {len(lonely)} proposals"
+    assert [result.keys() for result in found] == [result.keys() for result in expected]
+    assert_same_detections(found, expected)
 
 
 def frozen_peer(peer: Any, name: str) -> nn.Module:
