@@ -217,6 +217,7 @@ def _(
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     features, rois, levels, scales, _, _, ratio, aligned, maximum, level_rule = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or every backward would fill a zero gradient of argmax
     maps = features if rois.requires_grad else []  # only the gradients of boxes need the values
     ctx.save_for_backward(rois, levels, output[1] if maximum else None, *maps)
     ctx.options = (scales, ratio, aligned, level_rule)
@@ -224,10 +225,12 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
     ctx.maps = (features[0].shape[0], sizes, [int(is_channels_last(map)) for map in features])
 
 
-def _backward(ctx: Any, grad_output: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Any, ...]:
     rois, levels, argmax, *features = ctx.saved_tensors
     kernels = torch.ops.maskrcnn_ops
     grad_features: list[Tensor] | list[None] = [None] * len(ctx.needs_input_grad[0])
+    if grad_output is None:
+        return grad_features, *[None] * 9
     if any(ctx.needs_input_grad[0]):
         grad_features = kernels.roi_align_backward(grad_output, argmax, rois, levels, *ctx.options, *ctx.maps)
     grad_rois = None

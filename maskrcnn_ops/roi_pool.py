@@ -102,10 +102,13 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
     input, rois, *ctx.options = inputs
     ctx.save_for_backward(output[1], rois)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or every backward would fill a zero gradient of argmax
     ctx.map = (*input.shape, is_channels_last(input))
 
 
-def _backward(ctx: Any, grad_output: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad_output is None:
+        return None, None, None, None, None
     argmax, rois = ctx.saved_tensors
     grad_input = torch.ops.maskrcnn_ops.roi_pool_backward(grad_output, argmax, rois, *ctx.options, *ctx.map)
     return grad_input, None, None, None, None
