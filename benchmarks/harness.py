@@ -113,14 +113,20 @@ class Clock:
         del result
         return begin.elapsed_time(end) / 1000
 
-    def interleaved(self, calls: Sequence[Call], repeats: int) -> list[list[float]]:
-        """`repeats` samples of each call: a, b, a, b, ..."""
+    def interleaved(self, calls: Sequence[Call], repeats: int, settle: bool = False) -> list[list[float]]:
+        """`repeats` samples of each call: a, b, a, b, ...
+
+        With `settle` an untimed call goes before each timed one. Memory that one side frees goes back to a virtual
+        machine's host while the other side has its turn, and touching it again would measure the host.
+        """
         for call in calls:
             for _ in range(WARM_UPS):
                 call()
         samples: list[list[float]] = [[] for _ in calls]
         for _ in range(repeats):
             for call, seconds in zip(calls, samples, strict=True):
+                if settle:
+                    call()
                 seconds.append(self.seconds(call))
         return samples
 
@@ -169,7 +175,7 @@ def measure(row: Row, setting: Setting, clock: Clock, repeats: int) -> dict[str,
     entry["bytes"] = sum(tensor.nbytes for tensor in [*case.reads, *results])
     entry |= {"operations": case.operations, **limits.written(results)}
     calls = [case.ours] if case.peer is None else [case.ours, case.peer]
-    samples = clock.interleaved(calls, repeats)
+    samples = clock.interleaved(calls, repeats, settle=entry["fresh_bytes"] > 0)
     peaks = [peak_bytes(call, clock.cuda) for call in calls]
     entry["peak_bytes"] = dict(zip(("ours", "peer"), peaks, strict=False))
     entry["ours"] = summary(samples[0])

@@ -63,8 +63,9 @@ def caption(results: Results) -> str:
     ]
     method = (
         f"Milliseconds, medians of {results['repeats']} interleaved calls with cold caches, quartiles in "
-        "brackets; the ratio is the other's median over ours, with the quartiles of the pairs' own ratios. Peak "
-        "memory: the most megabytes that a call adds to its inputs, result included, ours / the other's."
+        "brackets; the ratio is the other's median over ours, with the quartiles of the pairs' own ratios. An untimed "
+        f"call goes before each timed one where results take {limits.FRESH >> 20} MiB or more. Peak memory: the most "
+        "megabytes that a call adds to its inputs, result included, ours / the other's."
     )
     if "operations_per_second" in facts:
         method += (

@@ -125,7 +125,7 @@ class FixedClock(Clock):
     def __init__(self, *samples: list[float]) -> None:
         self.samples = samples
 
-    def interleaved(self, calls: Any, repeats: int) -> list[list[float]]:
+    def interleaved(self, calls: Any, repeats: int, settle: bool = False) -> list[list[float]]:
         return list(self.samples)
 
 
@@ -185,6 +185,9 @@ def test_calls_alternate_after_warm_ups() -> None:
     samples = Clock("cpu", 16).interleaved(calls, 3)
     assert "".join(order) == "aabb" + "ababab"
     assert [len(each) for each in samples] == [3, 3]
+    order.clear()
+    assert [len(each) for each in Clock("cpu", 16).interleaved(calls, 3, settle=True)] == [3, 3]
+    assert "".join(order) == "aabb" + "aabb" * 3
 
 
 def test_wrong_arguments_end_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
