@@ -24,6 +24,7 @@ COMMON = {
     "suppress_health_check": [HealthCheck.function_scoped_fixture],
 }
 settings.register_profile("ci", max_examples=30, derandomize=True, **COMMON)
+settings.register_profile("few", max_examples=8, derandomize=True, **COMMON)
 settings.register_profile("nightly", max_examples=2000, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

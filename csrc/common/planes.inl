@@ -60,6 +60,17 @@ void gather_lines(const T* source, int64_t channel_stride, int64_t step, int64_t
     for (int64_t c = 0; c < channels; ++c) lines[k * block + c] = widen(source[c * channel_stride + k * step]);
 }
 
+// Asks for the memory of a scatter to come, whose stores would wait for it: results are large and written once.
+template <class T>
+SIMD_INLINE void expect_scatter(T* target, int64_t channel_stride, int64_t step, int64_t channels, int64_t count) {
+  constexpr int64_t line = 64 / sizeof(T);
+  const bool by_lines = channel_stride == 1;
+  const int64_t pieces = by_lines ? count : channels, piece = by_lines ? channels : count;
+  const int64_t distance = by_lines ? step : channel_stride;
+  for (int64_t k = 0; k < pieces; ++k)
+    for (int64_t first = 0; first < piece; first += line) __builtin_prefetch(target + k * distance + first, 1);
+}
+
 // The inverse: target[c * channel_stride + k * step] = lines[k][c].
 template <class T, class A>
 void scatter_lines(const A* lines, T* target, int64_t channel_stride, int64_t step, int64_t channels, int64_t count) {

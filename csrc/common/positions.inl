@@ -37,7 +37,9 @@ void scatter_positions(const int32_t* lines, int32_t* target, int64_t channel_st
                        int64_t count) {
   int64_t k = 0;
   if (channel_stride == 1) {
-    for (; k < count; ++k) std::copy(lines + k * block, lines + k * block + channels, target + k * step);
+    for (; k < count; ++k)
+      if (channels == block) __builtin_memcpy(target + k * step, lines + k * block, block * sizeof(int32_t));
+      else std::copy(lines + k * block, lines + k * block + channels, target + k * step);
     return;
   }
   if (step == 1)

@@ -13,7 +13,7 @@ Tensor as_rois(const char* op, const Tensor& features, const Tensor& rois) {
   check_same_device(features, rois, op, "input", "rois");
   CHECK_ARG(rois.dim() == 2 && rois.size(1) == 5, op, ": expected rois of shape [R, 5], got ", shape_of(rois));
   const ScalarType type = features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return torch::stable::contiguous(rois.scalar_type() == type ? rois : torch::stable::to(rois, type));
+  return as_contiguous(rois, type);
 }
 
 void check_pooled_size(const char* op, int64_t pooled_height, int64_t pooled_width) {

@@ -1,19 +1,39 @@
 #include "common/simd.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 namespace maskrcnn_ops {
 namespace {
 
-SimdLevel choose() {
+SimdLevel best() {
 #if defined(__x86_64__)
-  const char* wish = std::getenv("MASKRCNN_OPS_SIMD");
-  if (wish != nullptr && std::strcmp(wish, "baseline") == 0) return SimdLevel::baseline;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-    return SimdLevel::avx2;
-#endif
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+    return SimdLevel::baseline;
+  const bool has_512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  return has_512 ? SimdLevel::avx512 : SimdLevel::avx2;
+#else
   return SimdLevel::baseline;
+#endif
+}
+
+const char* name_of(SimdLevel level) {
+  switch (level) {
+    case SimdLevel::avx512: return "avx512";
+    case SimdLevel::avx2: return "avx2";
+    default: return "baseline";
+  }
+}
+
+SimdLevel choose() {
+  const char* wish = std::getenv("MASKRCNN_OPS_SIMD");
+  if (wish != nullptr)
+    for (SimdLevel level : {SimdLevel::baseline, SimdLevel::avx2})
+      if (std::strcmp(wish, name_of(level)) == 0) return std::min(level, best());
+  return best();
 }
 
 }  // namespace
@@ -23,6 +43,6 @@ SimdLevel simd_level() {
   return level;
 }
 
-const char* simd_level_name() { return simd_level() == SimdLevel::avx2 ? "avx2" : "baseline"; }
+const char* simd_level_name() { return name_of(simd_level()); }
 
 }  // namespace maskrcnn_ops

@@ -41,11 +41,17 @@ void check_same_device(const Tensor& a, const Tensor& b, const char* op, const c
             device_of(a), " and ", device_of(b));
 }
 
+Tensor as_contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+Tensor as_contiguous(const Tensor& tensor, ScalarType type) {
+  return as_contiguous(tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type));
+}
+
 Tensor as_coordinates(const Tensor& tensor, const char* op, const char* argument) {
   check_floating(tensor, op, argument);
-  const ScalarType type = tensor.scalar_type();
-  if (type == ScalarType::Float || type == ScalarType::Double) return torch::stable::contiguous(tensor);
-  return torch::stable::contiguous(torch::stable::to(tensor, ScalarType::Float));
+  return as_contiguous(tensor, tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
 }
 
 bool is_channels_last(const Tensor& map) {

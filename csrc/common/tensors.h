@@ -41,6 +41,11 @@ std::string device_of(const Tensor& tensor);
 void check_floating(const Tensor& tensor, const char* op, const char* argument);
 void check_same_device(const Tensor& a, const Tensor& b, const char* op, const char* a_name, const char* b_name);
 
+// The tensor, copied only where it is not contiguous (of that type) already: torch's own functions look an operator up
+// by its name even then.
+Tensor as_contiguous(const Tensor& tensor);
+Tensor as_contiguous(const Tensor& tensor, ScalarType type);
+
 // Coordinates are float32 or float64; half-precision ones are widened. Contiguous.
 Tensor as_coordinates(const Tensor& tensor, const char* op, const char* argument);
 

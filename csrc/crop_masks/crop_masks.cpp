@@ -20,7 +20,7 @@ Tensor check_longs(const char* op, const Tensor& tensor, const char* argument, c
   CHECK_ARG(tensor.dim() == 1 && tensor.scalar_type() == ScalarType::Long, op, ": expected ", argument,
             " of dtype int64 and one dimension, got ", type_of(tensor), " ", shape_of(tensor));
   check_same_device(tensor, rois, op, argument, "rois");
-  return torch::stable::contiguous(tensor);
+  return as_contiguous(tensor);
 }
 
 // Offsets count from 0 to `total` without decreasing. Read on the CPU only: on CUDA the caller vouches for them.
@@ -67,7 +67,7 @@ Tensor crop_masks(const Tensor& masks, const Tensor& rois, int64_t pooled_height
             ": expected masks of dtype uint8 or bool, got ", type_of(masks));
   check_sizes(op, masks.size(1), masks.size(2), pooled_height, pooled_width);
   check_same_device(masks, rois, op, "masks", "rois");
-  const Tensor pixels = torch::stable::contiguous(masks);
+  const Tensor pixels = as_contiguous(masks);
   const Bitmaps source{static_cast<const uint8_t*>(pixels.const_data_ptr()), static_cast<int>(masks.size(1)),
                        static_cast<int>(masks.size(2))};
   return crop(op, source, rois, masks.size(0), pooled_height, pooled_width, aligned);
@@ -92,7 +92,7 @@ Tensor rasterize_polygons(const Tensor& points, const Tensor& rings, const Tenso
   CHECK_ARG(points.dim() == 2 && points.size(1) == 2 && points.scalar_type() == ScalarType::Double, op,
             ": expected points of dtype float64 and shape [P, 2], got ", type_of(points), " ", shape_of(points));
   check_same_device(points, rois, op, "points", "rois");
-  const Tensor corners = torch::stable::contiguous(points);
+  const Tensor corners = as_contiguous(points);
   const Tensor ring_starts = check_longs(op, rings, "rings", rois), starts = check_longs(op, objects, "objects", rois);
   check_offsets(op, ring_starts, "rings", points.size(0));
   check_offsets(op, starts, "objects", rings.numel() - 1);

@@ -26,7 +26,7 @@ struct Inputs {
   Tensor image_sizes;
 };
 
-Tensor native_layout(const Tensor& map) { return is_channels_last(map) ? map : torch::stable::contiguous(map); }
+Tensor native_layout(const Tensor& map) { return is_channels_last(map) ? map : as_contiguous(map); }
 
 Inputs check_inputs(const char* op, const Tensors& objectness, const Tensors& deltas, const Tensors& cell_anchors,
                     const Tensor& image_sizes, const Options& options) {
@@ -67,12 +67,12 @@ Inputs check_inputs(const char* op, const Tensors& objectness, const Tensors& de
     check_same_device(first, cells, op, "objectness", "cell_anchors");
     in.logits.push_back(native_layout(logits));
     in.deltas.push_back(native_layout(codes));
-    in.cells.push_back(torch::stable::contiguous(torch::stable::to(cells, type)));
+    in.cells.push_back(as_contiguous(cells, type));
   }
   CHECK_ARG(image_sizes.dim() == 2 && image_sizes.size(0) == first.size(0) && image_sizes.size(1) == 2, op,
             ": expected image_sizes of shape [", first.size(0), ", 2], got ", shape_of(image_sizes));
   check_same_device(first, image_sizes, op, "objectness", "image_sizes");
-  in.image_sizes = torch::stable::contiguous(torch::stable::to(image_sizes, type));
+  in.image_sizes = as_contiguous(image_sizes, type);
   return in;
 }
 

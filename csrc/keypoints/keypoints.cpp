@@ -23,9 +23,8 @@ std::tuple<Tensor, Tensor> heatmaps_to_keypoints(const Tensor& heatmaps, const T
   Tensor keypoints = torch::stable::new_empty(heatmaps, {args.regions, args.keypoints, 3}, type);
   Tensor scores = torch::stable::new_empty(heatmaps, {args.regions, args.keypoints}, type);
   if (scores.numel() == 0) return {keypoints, scores};
-  const Tensor maps = torch::stable::contiguous(heatmaps);
-  const Tensor converted =
-      torch::stable::contiguous(boxes.scalar_type() == type ? boxes : torch::stable::to(boxes, type));
+  const Tensor maps = as_contiguous(heatmaps);
+  const Tensor converted = as_contiguous(boxes, type);
   with_element_type(maps, [&](auto element) {
     using T = decltype(element);
     if (maps.is_cuda())

@@ -40,7 +40,7 @@ Tensor masks_to_boxes(const Tensor& masks) {
       torch::stable::zero_(boxes);
       return;
     }
-    const Tensor dense = torch::stable::contiguous(masks);
+    const Tensor dense = as_contiguous(masks);
     if (masks.is_cuda()) {
       Tensor bands = torch::stable::new_empty(masks, {Bands{stack, cuda_band_rows}.count(), 4}, ScalarType::Long);
       LAUNCH_CUDA("masks_to_boxes", masks, masks_to_boxes_cuda<U>, pointer<U>(dense), significant,

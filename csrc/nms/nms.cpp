@@ -35,7 +35,7 @@ MaybeTensor as_integers(const char* op, const MaybeTensor& tensor, const char* n
   CHECK_ARG(type == ScalarType::Byte || type == ScalarType::Char || type == ScalarType::Short ||
                 type == ScalarType::Int || type == ScalarType::Long,
             op, ": expected ", name, " of an integer dtype, got ", type_of(*tensor));
-  return torch::stable::contiguous(torch::stable::to(*tensor, ScalarType::Long));
+  return as_contiguous(*tensor, ScalarType::Long);
 }
 
 // The arguments of both operators as the kernels take them.

@@ -33,7 +33,7 @@ inline Inputs check_inputs(const char* op, const Tensor& masks, const Tensor& bo
   CHECK_ARG(masks.size(1) <= most && masks.size(2) <= most, op, ": expected masks with sides of at most 2^30, got ",
             shape_of(masks));
   const Tensor coordinates = check_boxes(op, boxes, masks, "masks");
-  return {torch::stable::contiguous(masks),
+  return {as_contiguous(masks),
           coordinates,
           {masks.size(0), static_cast<int>(masks.size(1)), static_cast<int>(masks.size(2)), static_cast<int>(height),
            static_cast<int>(width), integer}};

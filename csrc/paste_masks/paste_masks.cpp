@@ -60,7 +60,7 @@ Tensor paste_probabilities_backward(const Tensor& grad_output, const Tensor& box
   CHECK_ARG(grad_output.size(1) <= most && grad_output.size(2) <= most, op,
             ": expected grad_output with sides of at most 2^30, got ", shape_of(grad_output));
   const Tensor coordinates = check_boxes(op, boxes, grad_output, "grad_output");
-  const Tensor grad = torch::stable::contiguous(grad_output);
+  const Tensor grad = as_contiguous(grad_output);
   Tensor grad_masks = torch::stable::new_empty(grad, {grad.size(0), mask_height, mask_width});
   if (grad_masks.numel() == 0) return grad_masks;
   if (grad.numel() == 0) return torch::stable::zero_(grad_masks);

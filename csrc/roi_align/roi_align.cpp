@@ -52,13 +52,13 @@ std::optional<Tensor> levels_of(const char* op, const std::optional<Tensor>& lev
   CHECK_ARG(levels->dim() == 1 && levels->size(0) == boxes.size(0), op, ": expected levels of shape [", boxes.size(0),
             "], got ", shape_of(*levels));
   if (levels->is_cpu()) {
-    const Tensor wide = torch::stable::contiguous(torch::stable::to(*levels, ScalarType::Long));
+    const Tensor wide = as_contiguous(*levels, ScalarType::Long);
     const int64_t* values = pointer<int64_t>(wide);
     for (int64_t r = 0; r < wide.size(0); ++r)
       CHECK_ARG(values[r] >= 0 && values[r] < level_count, op, ": expected levels in [0, ", level_count, "), got ",
                 values[r], " in row ", r);
   }
-  return torch::stable::contiguous(type == ScalarType::Int ? *levels : torch::stable::to(*levels, ScalarType::Int));
+  return as_contiguous(*levels, ScalarType::Int);
 }
 
 struct Options {
@@ -174,7 +174,7 @@ struct Pooled {
   Pooled(const char* op, const Tensor& grad_output, const std::optional<Tensor>& argmax) {
     CHECK_ARG(grad_output.dim() == 4, op, ": expected grad_output of shape [R, C, P, P], got ", shape_of(grad_output));
     if (!argmax) {
-      grad = is_channels_last(grad_output) ? grad_output : torch::stable::contiguous(grad_output);
+      grad = is_channels_last(grad_output) ? grad_output : as_contiguous(grad_output);
       return;
     }
     CHECK_ARG(argmax->scalar_type() == ScalarType::Int && shape_of(*argmax) == shape_of(grad_output), op,
@@ -182,8 +182,8 @@ struct Pooled {
               shape_of(*argmax));
     check_same_device(grad_output, *argmax, op, "grad_output", "argmax");
     const bool keep = is_channels_last(grad_output) && is_channels_last(*argmax);
-    grad = keep ? grad_output : torch::stable::contiguous(grad_output);
-    winners = keep ? *argmax : torch::stable::contiguous(*argmax);
+    grad = keep ? grad_output : as_contiguous(grad_output);
+    winners = keep ? *argmax : as_contiguous(*argmax);
   }
   const int32_t* argmax() const { return winners ? pointer<int32_t>(*winners) : nullptr; }
 };

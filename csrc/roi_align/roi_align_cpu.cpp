@@ -146,10 +146,7 @@ namespace maskrcnn_ops {
 template <class T>
 void roi_align_cpu(Maps<const T> maps, Rois<Acc<T>> rois, T* output, int32_t* argmax, MapStrides output_strides,
                    const RoiAlign& args) {
-  const size_t outputs = static_cast<size_t>(args.rois * args.channels) * args.pooled_height * args.pooled_width;
-  prefer_huge_pages(output, sizeof(T) * outputs);
   if (args.maximum) {
-    prefer_huge_pages(argmax, sizeof(int32_t) * outputs);
     const SamplePlan<Acc<T>> plan(rois, args);
     SIMD_CALL(forward, maps, plan, output, argmax, output_strides, args);
   } else {

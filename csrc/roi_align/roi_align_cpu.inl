@@ -153,11 +153,16 @@ template <class T, class A, class Axis>
 void forward(Maps<const T> maps, const Plan<Axis, A>& plan, T* output, int32_t* argmax, MapStrides output_strides,
              const RoiAlign& args) {
   constexpr bool mean = std::is_same_v<Axis, AxisTaps<A>>;
-  if constexpr (mean)
-    if (output_strides.channel == 1 && all_channels_last(args))
-      return forward_channels_last(maps, plan, output, output_strides, args);
-  constexpr int64_t block = line_size<A>;
   const int64_t bins = int64_t(args.pooled_height) * args.pooled_width;
+  const size_t outputs = static_cast<size_t>(args.rois * args.channels * bins);
+  if constexpr (mean)
+    if (output_strides.channel == 1 && all_channels_last(args)) {
+      prefer_huge_pages(output, sizeof(T) * outputs);
+      return forward_channels_last(maps, plan, output, output_strides, args);
+    }
+  hand_out_huge_pages(output, sizeof(T) * outputs);
+  if constexpr (!mean) hand_out_huge_pages(argmax, sizeof(int32_t) * outputs);
+  constexpr int64_t block = line_size<A>;
   const int64_t pieces = args.images * args.level_count * ceil_div(args.channels, block);
   // With fewer tasks than threads, several tasks share a map's RoIs.
   const int64_t splits = std::max<int64_t>(1, num_threads() / pieces);
@@ -182,6 +187,8 @@ void forward(Maps<const T> maps, const Plan<Axis, A>& plan, T* output, int32_t* 
         const int64_t r = plan.order.order[i];
         const auto& taps = plan.taps[r];
         A* result = pooled.get(bins);
+        const int64_t offset = r * output_strides.image + task.first_channel * output_strides.channel;
+        expect_scatter(output + offset, output_strides.channel, output_strides.column, task.channels, bins);
         if (taps.empty()) {
           __builtin_memset(result, 0, static_cast<size_t>(bins) * 64);
           std::fill(winners.begin(), winners.end(), -1);
@@ -191,7 +198,6 @@ void forward(Maps<const T> maps, const Plan<Axis, A>& plan, T* output, int32_t* 
           if constexpr (mean) pool(lines, cells, taps, strip.get(extent.widest), result);
           else pool_maximum(lines, cells, taps, strip.get(extent.widest), result, winners.data());
         }
-        const int64_t offset = r * output_strides.image + task.first_channel * output_strides.channel;
         scatter_lines(result, output + offset, output_strides.channel, output_strides.column, task.channels, bins);
         if constexpr (!mean)
           scatter_positions<block>(winners.data(), argmax + offset, output_strides.channel, output_strides.column,

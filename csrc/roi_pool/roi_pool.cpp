@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, dou
 }
 
 // The same values contiguous or channels_last: the bins of one channel lie at one step.
-Tensor dense(const Tensor& map) { return is_channels_last(map) ? map : torch::stable::contiguous(map); }
+Tensor dense(const Tensor& map) { return is_channels_last(map) ? map : as_contiguous(map); }
 
 Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& argmax, const Tensor& rois, double spatial_scale,
                          int64_t pooled_height, int64_t pooled_width, int64_t images, int64_t channels, int64_t height,

@@ -12,9 +12,9 @@
 // Forward: one task is one image and one block of channels, as many as fill a cache line in the accumulation type. The
 // task copies its channels of the map into a private plane [H·W][block] (for few RoIs, into a patch per RoI); then
 // every cell of a bin is one aligned line, and the maximum and its position are taken lane by lane.
-// Backward: one task is one image and one block of channels of grad_input, which no other task writes. It walks the
-// RoIs in a fixed order and adds each bin's gradient at its position: no atomics, and the same result for any number
-// of threads.
+// Backward: one task is a dense piece of grad_input, which no other task writes: some channels of a contiguous one,
+// some rows of a channels_last one. It walks the RoIs in a fixed order and adds each bin's gradient at its position: no
+// atomics, and the same result for any number of threads.
 
 namespace maskrcnn_ops {
 namespace {
@@ -73,7 +73,8 @@ void roi_pool_backward_cpu(const T* grad_output, MapStrides grad_strides, const 
                            MapStrides argmax_strides, const Acc<T>* rois, T* grad_input, MapStrides input_strides,
                            const RoiPool& args) {
   const Plan<Acc<T>> plan(rois, args);
-  SIMD_CALL(backward, grad_output, grad_strides, argmax, argmax_strides, plan, grad_input, input_strides, args);
+  SIMD_CALL(backward, grad_output, grad_strides, argmax, argmax_strides, plan, grad_input, input_strides.channel == 1,
+            args);
 }
 
 #define INSTANTIATE(T)                                                                                                 \

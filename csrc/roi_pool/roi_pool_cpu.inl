@@ -80,8 +80,8 @@ void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* o
   constexpr int64_t block = line_size<A>;
   const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
   const size_t outputs = static_cast<size_t>(args.rois * args.channels * bins);
-  prefer_huge_pages(output, outputs * sizeof(T));
-  prefer_huge_pages(argmax, outputs * sizeof(int32_t));
+  hand_out_huge_pages(output, outputs * sizeof(T));
+  hand_out_huge_pages(argmax, outputs * sizeof(int32_t));
   // With fewer tasks than threads, several tasks share an image's RoIs.
   const int64_t splits = std::max<int64_t>(1, num_threads() / (args.images * blocks));
   parallel_for(args.images * blocks * splits, 1, [&](int64_t task, int64_t last) {
@@ -103,12 +103,14 @@ void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* o
       for (int64_t i = begin; i < end; ++i) {
         const int64_t r = plan.order.order[i];
         const RoiCells& patch = plan.cells[r];
+        const int64_t offset = r * output_strides.image + first_channel * output_strides.channel;
+        expect_scatter(output + offset, output_strides.channel, output_strides.column, channels, bins);
+        expect_scatter(argmax + offset, output_strides.channel, output_strides.column, channels, bins);
         if (!whole && !patch.empty()) gather_cells(map, input_strides, channels, patch, lines);
         const RoiCells& held = whole ? band : patch;
         const CellRange* ranges = plan.of(r, args);
         pool(View<A>{lines, held.right - held.left, held.top, held.left}, ranges, ranges + args.pooled_height, args,
              values.data(), positions.data());
-        const int64_t offset = r * output_strides.image + first_channel * output_strides.channel;
         scatter_lines(values.data(), output + offset, output_strides.channel, output_strides.column, channels, bins);
         scatter_positions<block>(positions.data(), argmax + offset, output_strides.channel, output_strides.column,
                                  channels, bins);
@@ -117,69 +119,100 @@ void forward(const T* input, MapStrides input_strides, const Plan<A>& plan, T* o
   });
 }
 
-// target[argmax[k] * cell_step + k * item_step] += grad[k] for the gradients at steps of one tensor.
+// Adds `count` gradients at their maxima, cells first ... first + cells - 1 of a channel's map: the k-th at
+// target[(argmax[k] - first) * cell_step + k * item_step].
 template <class T, class A>
 SIMD_INLINE void add_at_maxima(const T* grad, int64_t grad_step, const int32_t* argmax, int64_t argmax_step,
-                               int64_t count, uint32_t cells, A* target, int64_t cell_step, int64_t item_step) {
+                               int64_t count, int64_t first, int64_t cells, A* target, int64_t cell_step,
+                               int64_t item_step) {
   for (int64_t k = 0; k < count; ++k) {
-    const uint32_t cell = static_cast<uint32_t>(argmax[k * argmax_step]);
-    if (cell < cells) target[cell * cell_step + k * item_step] += widen(grad[k * grad_step]);
+    const uint64_t cell = static_cast<uint64_t>(argmax[k * argmax_step] - first);
+    if (cell < static_cast<uint64_t>(cells)) target[cell * cell_step + k * item_step] += widen(grad[k * grad_step]);
+  }
+}
+
+// Lets `add` sum into a dense piece of the gradient: in its place, or aside where the gradient's type is narrower.
+template <class T, class A, class Add>
+SIMD_INLINE void sum_into(T* piece, int64_t count, Lines<A>& scratch, const Add& add) {
+  if constexpr (std::is_same_v<T, A>) {
+    std::fill_n(piece, count, A(0));
+    add(piece);
+  } else {
+    A* sums = scratch.get(ceil_div(count, line_size<A>));
+    std::fill_n(sums, count, A(0));
+    add(sums);
+    constexpr int lanes = lane_count<A>;
+    int64_t k = 0;
+    for (; k + lanes <= count; k += lanes) store(piece + k, load(sums + k));
+    for (; k < count; ++k) piece[k] = narrow<T>(sums[k]);
   }
 }
 
 template <class T, class A>
-SIMD_INLINE void narrow_to(const A* from, T* to, int64_t count) {
-  constexpr int lanes = lane_count<A>;
-  int64_t k = 0;
-  for (; k + lanes <= count; k += lanes) store(to + k, load(from + k));
-  for (; k < count; ++k) to[k] = narrow<T>(from[k]);
-}
-
-// The gradient is dense, contiguous or channels_last. A task's sums lie as it does, and where it has their type in its
-// place. Where channels lie side by side a task takes several lines of them: memory likes longer pieces.
-template <class T, class A>
-void backward(const T* grad_output, MapStrides grad_strides, const int32_t* argmax, MapStrides argmax_strides,
-              const Plan<A>& plan, T* grad_input, MapStrides input_strides, const RoiPool& args) {
-  constexpr int64_t block = line_size<A>, most_lines = 4;
-  const bool by_lines = input_strides.channel == 1;
-  const int64_t lines_a_thread = ceil_div(args.images * args.channels, num_threads() * block);
-  const int64_t width = by_lines ? block * std::min(most_lines, lines_a_thread) : block;
-  const int64_t blocks = ceil_div(args.channels, width), bins = int64_t(args.pooled_height) * args.pooled_width;
+void backward_planes(const T* grad_output, MapStrides grad_strides, const int32_t* argmax, MapStrides argmax_strides,
+                     const Plan<A>& plan, T* grad_input, const RoiPool& args) {
+  constexpr int64_t block = line_size<A>;
+  const int64_t blocks = ceil_div(args.channels, block), bins = int64_t(args.pooled_height) * args.pooled_width;
   const int64_t cells = int64_t(args.height) * args.width;
-  prefer_huge_pages(grad_input, static_cast<size_t>(args.images * args.channels * cells) * sizeof(T));
   parallel_for(args.images * blocks, 1, [&](int64_t task, int64_t last) {
-    Lines<A> plane;
+    Lines<A> scratch;
     for (; task < last; ++task) {
-      const int64_t n = task / blocks, first_channel = task % blocks * width;
-      const int64_t channels = std::min<int64_t>(width, args.channels - first_channel);
-      T* map = grad_input + n * input_strides.image + first_channel * input_strides.channel;
-      constexpr bool in_place = std::is_same_v<T, A>;
-      A* sums;
-      if constexpr (in_place) sums = map;
-      else sums = plane.get(cells * (width / block));
-      // By lines the numbers of a cell are together and cells `step` apart; else the numbers of a channel.
-      const int64_t step = !by_lines ? cells : in_place ? input_strides.column : width;
-      const int64_t pieces = by_lines ? cells : channels, piece = by_lines ? channels : cells;
-      for (int64_t k = 0; k < pieces; ++k) std::fill_n(sums + k * step, piece, A(0));
-      for (int64_t i = plan.order.image_first[n]; i < plan.order.image_first[n + 1]; ++i) {
-        const int64_t r = plan.order.order[i];
-        if (plan.cells[r].empty()) continue;
-        const T* grad = grad_output + r * grad_strides.image + first_channel * grad_strides.channel;
-        const int32_t* where = argmax + r * argmax_strides.image + first_channel * argmax_strides.channel;
-        if (by_lines)
-          for (int64_t bin = 0; bin < bins; ++bin)
-            add_at_maxima(grad + bin * grad_strides.column, grad_strides.channel, where + bin * argmax_strides.column,
-                          argmax_strides.channel, channels, cells, sums, step, 1);
-        else
+      const int64_t n = task / blocks, first_channel = task % blocks * block;
+      const int64_t channels = std::min<int64_t>(block, args.channels - first_channel);
+      sum_into(grad_input + (n * args.channels + first_channel) * cells, channels * cells, scratch, [&](A* sums) {
+        for (int64_t i = plan.order.image_first[n]; i < plan.order.image_first[n + 1]; ++i) {
+          const int64_t r = plan.order.order[i];
+          if (plan.cells[r].empty()) continue;
+          const T* grad = grad_output + r * grad_strides.image + first_channel * grad_strides.channel;
+          const int32_t* where = argmax + r * argmax_strides.image + first_channel * argmax_strides.channel;
           for (int64_t c = 0; c < channels; ++c)
             add_at_maxima(grad + c * grad_strides.channel, grad_strides.column, where + c * argmax_strides.channel,
-                          argmax_strides.column, bins, cells, sums + c * step, 1, 0);
-      }
-      if constexpr (!in_place)
-        for (int64_t k = 0; k < pieces; ++k)
-          narrow_to(sums + k * step, map + k * (by_lines ? input_strides.column : cells), piece);
+                          argmax_strides.column, bins, 0, cells, sums + c * cells, 1, 0);
+        }
+      });
     }
   });
+}
+
+template <class T, class A>
+void backward_rows(const T* grad_output, MapStrides grad_strides, const int32_t* argmax, MapStrides argmax_strides,
+                   const Plan<A>& plan, T* grad_input, const RoiPool& args) {
+  // A bin on the border of two tasks is read by both: few tasks, and none of less than eight rows.
+  const int64_t wanted = ceil_div(4 * num_threads(), args.images);
+  const int64_t rows = ceil_div(args.height, std::clamp<int64_t>(args.height / 8, 1, wanted));
+  const int64_t bands = ceil_div(args.height, rows), row_size = int64_t(args.width) * args.channels;
+  parallel_for(args.images * bands, 1, [&](int64_t task, int64_t last) {
+    Lines<A> scratch;
+    for (; task < last; ++task) {
+      const int64_t n = task / bands, top = task % bands * rows, bottom = std::min<int64_t>(top + rows, args.height);
+      T* band = grad_input + (n * args.height + top) * row_size;
+      sum_into(band, (bottom - top) * row_size, scratch, [&](A* sums) {
+        for (int64_t i = plan.order.image_first[n]; i < plan.order.image_first[n + 1]; ++i) {
+          const int64_t r = plan.order.order[i];
+          if (plan.cells[r].empty()) continue;
+          const CellRange* y = plan.of(r, args);
+          const T* grad = grad_output + r * grad_strides.image;
+          const int32_t* where = argmax + r * argmax_strides.image;
+          for (int64_t bin = 0; bin < int64_t(args.pooled_height) * args.pooled_width; ++bin) {
+            const CellRange in = y[bin / args.pooled_width];
+            if (in.last <= top || in.first >= bottom) continue;
+            add_at_maxima(grad + bin * grad_strides.column, grad_strides.channel, where + bin * argmax_strides.column,
+                          argmax_strides.channel, args.channels, top * args.width, (bottom - top) * args.width, sums,
+                          args.channels, 1);
+          }
+        }
+      });
+    }
+  });
+}
+
+template <class T, class A>
+void backward(const T* grad_output, MapStrides grad_strides, const int32_t* argmax, MapStrides argmax_strides,
+              const Plan<A>& plan, T* grad_input, bool channels_last, const RoiPool& args) {
+  const int64_t count = args.images * args.channels * args.height * args.width;
+  prefer_huge_pages(grad_input, static_cast<size_t>(count) * sizeof(T));
+  const auto sum = channels_last ? backward_rows<T, A> : backward_planes<T, A>;
+  sum(grad_output, grad_strides, argmax, argmax_strides, plan, grad_input, args);
 }
 
 }  // namespace SIMD_LEVEL

@@ -45,7 +45,7 @@ Inputs check(const Tensor& boxes, const Tensor& scores, const std::optional<Tens
     CHECK_ARG(type == ScalarType::Byte || type == ScalarType::Char || type == ScalarType::Short ||
                   type == ScalarType::Int || type == ScalarType::Long,
               op, ": expected idxs of an integer dtype, got ", type_of(*idxs));
-    inputs.groups = torch::stable::contiguous(torch::stable::to(*idxs, ScalarType::Long));
+    inputs.groups = as_contiguous(*idxs, ScalarType::Long);
   }
   return inputs;
 }
