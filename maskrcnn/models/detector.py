@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import maskrcnn_ops as ops
 from maskrcnn.models.anchors import AnchorGenerator
 from maskrcnn.models.base import BaseDetector, out_channels
+from maskrcnn.models.geometry import PYRAMID_MAPS
 from maskrcnn.models.heads import (
     FastRCNNPredictor,
     KeypointRCNNHeads,
@@ -31,7 +32,6 @@ from maskrcnn.models.transform import (
     GeneralizedRCNNTransform,
 )
 
-FEATURE_MAPS = ("0", "1", "2", "3")
 KEYPOINT_MIN_SIZES = (640, 672, 704, 736, 768, 800)  # scales that keypoints are trained on, pixels
 
 
@@ -217,7 +217,7 @@ class FasterRCNN(GeneralizedRCNN):
                 smooth_l1_beta=smooth_l1_beta,
             )
         if box_roi_pool is None:
-            box_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=7, sampling_ratio=2)
+            box_roi_pool = ops.MultiScaleRoIAlign(list(PYRAMID_MAPS), output_size=7, sampling_ratio=2)
         if box_head is None:
             box_head = TwoMLPHead(channels * _pooled_cells(box_roi_pool), 1024)
         roi_heads = self.heads_type(
@@ -273,7 +273,7 @@ class MaskRCNN(FasterRCNN):
         channels = out_channels(backbone)
         super().__init__(backbone, num_classes, **options)
         if mask_roi_pool is None:
-            mask_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=14, sampling_ratio=2)
+            mask_roi_pool = ops.MultiScaleRoIAlign(list(PYRAMID_MAPS), output_size=14, sampling_ratio=2)
         self.roi_heads.mask_roi_pool = mask_roi_pool
         self.roi_heads.mask_head = mask_head or MaskRCNNHeads(channels, (256, 256, 256, 256))
         self.roi_heads.mask_predictor = mask_predictor or MaskRCNNPredictor(256, 256, num_classes or 0)
@@ -308,7 +308,7 @@ class KeypointRCNN(FasterRCNN):
         channels = out_channels(backbone)
         super().__init__(backbone, num_classes, min_size=min_size, **options)
         if keypoint_roi_pool is None:
-            keypoint_roi_pool = ops.MultiScaleRoIAlign(list(FEATURE_MAPS), output_size=14, sampling_ratio=2)
+            keypoint_roi_pool = ops.MultiScaleRoIAlign(list(PYRAMID_MAPS), output_size=14, sampling_ratio=2)
         self.roi_heads.keypoint_roi_pool = keypoint_roi_pool
         self.roi_heads.keypoint_head = keypoint_head or KeypointRCNNHeads(channels, (512,) * 8)
         if keypoint_predictor is None:

@@ -13,6 +13,7 @@ import maskrcnn_ops as ops
 from maskrcnn.models.anchors import DEFAULT_RATIOS, DEFAULT_SIZES, AnchorGenerator
 from maskrcnn.models.losses import SMOOTH_L1_BETA
 
+PYRAMID_MAPS = ("0", "1", "2", "3")  # that regions are pooled from
 PYRAMID_STRIDES = (4, 8, 16, 32, 64)
 
 

@@ -15,12 +15,10 @@ from maskrcnn.models.backbones import (
     FeaturePyramidNetwork,
 )
 from maskrcnn.models.base import BaseDetector
-from maskrcnn.models.geometry import GEOMETRIES, PYRAMID_STRIDES, Geometry
+from maskrcnn.models.geometry import GEOMETRIES, PYRAMID_MAPS, PYRAMID_STRIDES, Geometry
 from maskrcnn.models.norm import NormFactory, norm_factory
 from maskrcnn.models.resnet import Res5Head, ResNet
 from maskrcnn.models.roi_layers import roi_layer
-
-PYRAMID_MAPS = ("0", "1", "2", "3")  # that regions are pooled from
 
 
 @dataclass(frozen=True)
