@@ -4,36 +4,17 @@ python -m benchmarks ablations --output FILE.json      train what FILE.json lack
 """
 
 import argparse
-import json
 import statistics
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import environment
+from benchmarks.trainings import FIGURES, PICTURES, Figures, Variant, load, runs_of, spread, train_missing
 
 # Two-sided 95 % points of Student's t by degrees of freedom.
 STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-FIGURES = ("segm/AP", "segm/AP50", "segm/AP75", "bbox/AP")
-Figures = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A builder and its options; `published` is the paper's mask AP on COCO at full scale, where it has the row."""
-
-    label: str
-    model: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    published: float | None = None
-
-    def key(self, steps: int, seed: int) -> str:
-        return json.dumps([self.model, dict(self.options), steps, seed], sort_keys=True)
-
 
 C4, C5, FPN = "maskrcnn_tiny_c4", "maskrcnn_tiny_c5", "maskrcnn_tiny"
 
@@ -70,30 +51,6 @@ TABLES: dict[str, list[Variant]] = {
         Variant("FPN, strides 4 to 32", FPN, {}, 33.6),
     ],
 }
-
-
-def train_and_evaluate(variant: Variant, steps: int, seed: int, pictures: int) -> dict[str, float]:
-    """The demo's recipe on its shapes; the figures are those of pictures that no seed trains on."""
-    from maskrcnn import demo
-    from maskrcnn.checkpoint import ModelDescription
-    from maskrcnn.evaluation import evaluate
-    from maskrcnn.training import train
-
-    training, _ = demo.datasets(steps, seed)
-    validation = demo.shapes(pictures, seed=1_000_000)
-    description = ModelDescription(variant.model, demo.model_options(training) | dict(variant.options))
-    torch.manual_seed(seed)
-    model = description.build()
-    with tempfile.TemporaryDirectory() as folder:
-        train(model, training, demo.recipe(steps, seed), folder, description=description, progress=False)
-    metrics = evaluate(model, validation, progress=False).metrics()
-    return {name: metrics[name] for name in FIGURES}
-
-
-def wanted(steps: int, seeds: int) -> dict[str, tuple[Variant, int]]:
-    """The runs of all tables, each once."""
-    variants = [variant for rows in TABLES.values() for variant in rows]
-    return {variant.key(steps, seed): (variant, seed) for seed in range(seeds) for variant in variants}
 
 
 def differences(found: Sequence[Figures], base: Sequence[Figures], name: str) -> tuple[float, bool]:
@@ -136,16 +93,6 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def runs_of(variant: Variant, results: Mapping[str, Any]) -> list[Figures]:
-    return [results["runs"][variant.key(results["steps"], seed)] for seed in range(results["seeds"])]
-
-
-def spread(found: Sequence[Figures], name: str) -> str:
-    values = [100 * figures[name] for figures in found]
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{deviation}"
-
-
 def compared(found: Sequence[Figures], base: Sequence[Figures]) -> str:
     mean, significant = differences(found, base, FIGURES[0])
     return f"{100 * mean:+.1f}" + ("" if significant else " (not significant)")
@@ -171,15 +118,6 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def progress(runs: Mapping[str, tuple[Variant, int]]) -> Iterator[tuple[str, tuple[Variant, int]]]:
-    from tqdm import tqdm
-
-    with tqdm(runs.items(), unit="run") as bar:
-        for key, (variant, seed) in bar:
-            bar.set_description(f"{variant.label}, seed {seed}")
-            yield key, (variant, seed)
-
-
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks ablations",
@@ -192,38 +130,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="two steps, four pictures: shows that all works")
     options = parser.parse_args(arguments)
-    steps, pictures = (2, 4) if options.quick else (options.steps, 200)
+    steps, pictures = (2, 4) if options.quick else (options.steps, PICTURES)
     for name in ("seeds", "steps", "threads"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
     torch.set_num_threads(options.threads)
-    results = _load(options.output, {"steps": steps, "seeds": options.seeds, "pictures": pictures})
-    results["quick"] = options.quick
-    missing = {key: run for key, run in wanted(steps, options.seeds).items() if key not in results["runs"]}
-    for key, (variant, seed) in progress(missing):
-        results["runs"][key] = train_and_evaluate(variant, steps, seed, pictures)
-        results["environment"] = environment.describe("cpu", None)
-        save(options.output, results)
+    try:
+        scale = {"pictures": pictures, "quick": options.quick}
+        results = load(options.output, scale, steps, options.seeds)
+    except ValueError as error:
+        parser.error(f"--output {error}")
+    train_missing((variant for rows in TABLES.values() for variant in rows), results, options.output)
     text = markdown(results)
     options.output.with_suffix(".md").write_text(text)
     plot(results, options.output.with_suffix(".png"))
     print(text)
     return 0
-
-
-def _load(path: Path, scale: dict[str, int]) -> dict[str, Any]:
-    """Runs of an earlier command, if they were evaluated alike."""
-    if not path.exists():
-        return {**scale, "runs": {}}
-    results = json.loads(path.read_text())
-    if results["pictures"] != scale["pictures"]:
-        raise SystemExit(f"--output {path}: expected runs evaluated on {scale['pictures']} pictures")
-    return results | scale
-
-
-def save(path: Path, results: Mapping[str, Any]) -> None:
-    """Write JSON so that an interruption leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    partial.replace(path)

@@ -4,7 +4,6 @@ python -m benchmarks presets --output FILE.json      measure what FILE.json lack
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +15,24 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import environment
-from benchmarks.ablations import Variant, save, train_and_evaluate
+from benchmarks.trainings import PICTURES, Variant, load, runs_of, save, spread, train_missing
 
 HEIGHT, WIDTH = 800, 1216
 OBJECTS = 8
-TRAINED = "_tiny"  # presets with this in their names are trained
+# The presets made for a CPU that learn from shapes: with masks, without keypoints, by proposals of their own.
+TRAINED = (
+    "maskrcnn_tiny",
+    "maskrcnn_tiny_c4",
+    "maskrcnn_tiny_c5",
+    "maskrcnn_tiny_dc5",
+    "yolact_tiny",
+    "msrcnn_tiny",
+    "cascademaskrcnn_tiny",
+)
 
 
 def figures(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One preset's row."""
+    """The size and cost of one preset."""
     from maskrcnn.models.builders import build_model
 
     side = 64 if options.quick else HEIGHT
@@ -40,13 +48,6 @@ def figures(name: str, options: argparse.Namespace) -> dict[str, Any]:
         result["forward"] = median(lambda: model([image]), options.repeats)
     model.train()
     result["step"] = median(lambda: step(model, image, target), options.repeats)
-    if TRAINED in name and not options.no_training:
-        pictures = 4 if options.quick else 200
-        runs = [
-            train_and_evaluate(Variant(name, name), options.steps, seed, pictures)
-            for seed in range(options.seeds)
-        ]
-        result["runs"] = runs
     return result
 
 
@@ -92,8 +93,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         "`python -m benchmarks presets`: random weights; multiply-adds (convolutions and matrix products) and seconds "
         f"for one picture of {HEIGHT} × {WIDTH}, default classes, {facts['threads']} threads of {facts['cpu']}; AP × "
         f"100 on generated shapes after {results['steps']} steps of the demo's recipe, mean ± standard deviation of "
-        f"{results['seeds']} seeds, of the presets made for a CPU. torch {facts['torch']}, {facts['date'][:10]}, "
-        f"commit {facts['commit']}.",
+        f"{results['seeds']} seeds, of those made for a CPU that learn from them. torch {facts['torch']}, "
+        f"{facts['date'][:10]}, commit {facts['commit']}.",
         "",
         "| preset | million parameters | GMACs | forward, s | training step, s | box AP | mask AP | mask AP75 |",
         "|---|---|---|---|---|---|---|---|",
@@ -103,18 +104,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     for name, row in results["rows"].items():
         cells = [f"{row['parameters'] / 1e6:.1f}", f"{row['macs'] / 1e9:.0f}"]
         cells += [f"{row['forward']:.2f}", f"{row['step']:.2f}"]
-        cells += [_spread(row.get("runs", []), figure) for figure in ("bbox/AP", "segm/AP", "segm/AP75")]
+        runs = runs_of(Variant(name, name), results)
+        cells += [spread(runs, figure) for figure in ("bbox/AP", "segm/AP", "segm/AP75")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _spread(runs: Sequence[Mapping[str, float]], name: str) -> str:
-    values = [100 * run[name] for run in runs if name in run]
-    if not values:
-        return ""
-    return f"{statistics.fmean(values):.1f}" + (
-        f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -124,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks presets",
-        description="Measure every preset. A row that FILE.json holds is not measured again.",
+        description="Measure every preset, then train the small ones. What FILE.json holds is not done again.",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--names", nargs="+", default=list(BUILDERS), metavar="NAME", help="default: all")
@@ -146,14 +139,18 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         parser.error(f"--names: expected some of {', '.join(BUILDERS)}, got {', '.join(unknown)}")
     torch.set_num_threads(options.threads)
-    scale = {"steps": options.steps, "seeds": options.seeds, "quick": options.quick}
-    results = json.loads(options.output.read_text()) if options.output.exists() else {**scale, "rows": {}}
-    if {key: results[key] for key in scale} != scale:
-        parser.error(f"--output {options.output}: holds rows of other --steps, --seeds or --quick")
+    try:
+        scale = {"pictures": 4 if options.quick else PICTURES, "quick": options.quick}
+        results = load(options.output, scale, options.steps, options.seeds)
+    except ValueError as error:
+        parser.error(f"--output {error}")
     for name in tqdm([name for name in options.names if name not in results["rows"]], unit="preset"):
         results["rows"][name] = figures(name, options)
         results["environment"] = environment.describe("cpu", None)
         save(options.output, results)
+    if not options.no_training:
+        trained = [Variant(name, name) for name in options.names if name in TRAINED]
+        train_missing(trained, results, options.output)
     text = markdown(results)
     options.output.with_suffix(".md").write_text(text)
     print(text)

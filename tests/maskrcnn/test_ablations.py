@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablations
-from benchmarks.ablations import FPN, Variant, differences
+from benchmarks.ablations import FPN, differences
+from benchmarks.trainings import Variant
 from maskrcnn.models.builders import BUILDERS
 
 
@@ -45,6 +46,9 @@ def test_interrupted_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(first) == 2
     assert len(runs) == 4
     assert all(runs[key] == figures for key, figures in first.items())
+    with pytest.raises(SystemExit) as stopped:
+        ablations.main(["--output", str(output)])
+    assert stopped.value.code == 2
     table = output.with_suffix(".md").read_text()
     assert "| softmax |" in table
     assert "(not significant) | 1.5 |" in table
@@ -67,4 +71,8 @@ def test_presets_in_figures(tmp_path: Path) -> None:
     assert rows["maskrcnn_tiny"]["parameters"] > 12e6
     stem = 3 * 64 * 49 * 32 * 48  # of a batch of 64 x 96
     assert 5 * stem < rows["maskrcnn_tiny"]["macs"] < 500 * stem
+    assert presets.main([*arguments, "keypointmaskrcnn_tiny", "maskrcnn_tiny"]) == 0
+    results = json.loads(output.read_text())
+    assert results["rows"] == rows
+    assert [json.loads(key)[0] for key in results["runs"]] == ["maskrcnn_tiny"]
     assert "| `maskrcnn_tiny` |" in output.with_suffix(".md").read_text()
