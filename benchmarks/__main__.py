@@ -2,8 +2,8 @@
 
 python -m benchmarks [options]                  measure, print a table, with --output write JSON
 python -m benchmarks report FILE.json ...       table and plot from JSON; --help tells more
-python -m benchmarks ablations --output FILE    train the paper's ablations at a small scale
-python -m benchmarks presets --output FILE      size and cost of every preset, AP of the tiny ones
+python -m benchmarks ablations --output FOLDER  train the paper's ablations at a small scale
+python -m benchmarks presets --output FOLDER    size and cost of every preset, AP of the tiny ones
 """
 
 import argparse

@@ -1,17 +1,16 @@
 """The paper's ablations at a small scale: tiny detectors on generated shapes, each with several seeds.
 
-python -m benchmarks ablations --output FILE.json      train what FILE.json lacks, then write the table and the plot
+python -m benchmarks ablations --output FOLDER      train what FOLDER lacks, then write the table and the plot
 """
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.trainings import FIGURES, PICTURES, Figures, Variant, load, runs_of, spread, train_missing
+from benchmarks.trainings import FIGURES, PICTURES, TRAININGS, Figures, Trainings, Variant, spread
 
 # Two-sided 95 % points of Student's t by degrees of freedom.
 STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -63,17 +62,14 @@ def differences(found: Sequence[Figures], base: Sequence[Figures], name: str) ->
     return mean, abs(mean) > bound
 
 
-def markdown(results: Mapping[str, Any]) -> str:
+def markdown(trainings: Trainings, quick: bool) -> str:
     """One table for each ablation: mean and spread over the seeds, and the difference from its last row."""
-    steps, seeds, facts = results["steps"], results["seeds"], results["environment"]
     lines = [
-        f"`python -m benchmarks ablations`: ResNet-18 detectors from random weights, {steps} steps of the demo's "
-        f"recipe on generated shapes, {seeds} seeds (mean ± standard deviation of AP × 100, on "
-        f"{results['pictures']} other pictures); the difference from a table's last row with a paired t-test at 95 %. "
-        "Published: the paper's mask AP on COCO, of its full-size models. "
-        f"torch {facts['torch']}, {facts['cpu']}, {facts['date'][:10]}, commit {facts['commit']}.",
+        "`python -m benchmarks ablations`: ResNet-18 detectors from random weights, "
+        f"{trainings.describe()}; the difference from a table's last row with a paired t-test at 95 %. "
+        "Published: the paper's mask AP on COCO, of its full-size models.",
     ]
-    if results.get("quick"):
+    if quick:
         lines.append("**Toy sizes: these figures mean nothing.**")
     for title, rows in TABLES.items():
         lines += [
@@ -83,9 +79,9 @@ def markdown(results: Mapping[str, Any]) -> str:
             "| | mask AP | AP50 | AP75 | box AP | difference in mask AP | published |",
         ]
         lines.append("|---|---|---|---|---|---|---|")
-        base = runs_of(rows[-1], results)
+        base = trainings.of(rows[-1])
         for variant in rows:
-            found = runs_of(variant, results)
+            found = trainings.of(variant)
             cells = [spread(found, name) for name in FIGURES]
             cells.append("" if variant is rows[-1] else compared(found, base))
             cells.append("" if variant.published is None else f"{variant.published:.1f}")
@@ -98,7 +94,7 @@ def compared(found: Sequence[Figures], base: Sequence[Figures]) -> str:
     return f"{100 * mean:+.1f}" + ("" if significant else " (not significant)")
 
 
-def plot(results: Mapping[str, Any], path: Path) -> None:
+def plot(trainings: Trainings, path: Path) -> None:
     """A panel for each table: bars of the means, dots for the seeds."""
     from matplotlib.figure import Figure
 
@@ -109,7 +105,7 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     panels = figure.subplots(len(TABLES), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (title, rows) in zip(panels, TABLES.items(), strict=True):
         for place, variant in enumerate(reversed(rows)):
-            values = [100 * figures[FIGURES[0]] for figures in runs_of(variant, results)]
+            values = [100 * figures[FIGURES[0]] for figures in trainings.of(variant)]
             axes.barh(place, statistics.fmean(values), color="tab:blue", alpha=0.35)
             axes.plot(values, [place] * len(values), "o", color="tab:blue", markersize=4)
         axes.set_yticks(range(len(rows)), [variant.label for variant in reversed(rows)], fontsize=8)
@@ -121,10 +117,11 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks ablations",
-        description="Train the paper's ablations at a small scale. A run that FILE.json holds is not done again, so "
-        "that an interrupted command goes on.",
+        description=f"Train the paper's ablations at a small scale, into FOLDER/{TRAININGS}; then write "
+        "FOLDER/ablations.md and .png. A training that is there is not done again, so that an interrupted command goes "
+        "on.",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300, help="of eight pictures (default: 300)")
     parser.add_argument("--threads", type=int, default=2)
@@ -135,14 +132,10 @@ def main(arguments: Sequence[str]) -> int:
         if getattr(options, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
     torch.set_num_threads(options.threads)
-    try:
-        scale = {"pictures": pictures, "quick": options.quick}
-        results = load(options.output, scale, steps, options.seeds)
-    except ValueError as error:
-        parser.error(f"--output {error}")
-    train_missing((variant for rows in TABLES.values() for variant in rows), results, options.output)
-    text = markdown(results)
-    options.output.with_suffix(".md").write_text(text)
-    plot(results, options.output.with_suffix(".png"))
+    trainings = Trainings(options.output / TRAININGS, steps, options.seeds, pictures)
+    trainings.add_missing([variant for rows in TABLES.values() for variant in rows])
+    text = markdown(trainings, options.quick)
+    (options.output / "ablations.md").write_text(text)
+    plot(trainings, options.output / "ablations.png")
     print(text)
     return 0

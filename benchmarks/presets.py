@@ -1,9 +1,10 @@
 """Every preset in figures: its size, its cost on one picture, and for the tiny ones their AP after a short training.
 
-python -m benchmarks presets --output FILE.json      measure what FILE.json lacks, then write the table
+python -m benchmarks presets --output FOLDER      measure what FOLDER lacks, then write the table
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import environment
-from benchmarks.trainings import PICTURES, Variant, load, runs_of, save, spread, train_missing
+from benchmarks.trainings import PICTURES, TRAININGS, Trainings, Variant, save, spread
 
 HEIGHT, WIDTH = 800, 1216
 OBJECTS = 8
@@ -86,15 +87,14 @@ def median(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(samples[1:])
 
 
-def markdown(results: Mapping[str, Any]) -> str:
+def markdown(results: Mapping[str, Any], trainings: Trainings) -> str:
     """The table of all presets."""
     facts = results["environment"]
     lines = [
         "`python -m benchmarks presets`: random weights; multiply-adds (convolutions and matrix products) and seconds "
-        f"for one picture of {HEIGHT} × {WIDTH}, default classes, {facts['threads']} threads of {facts['cpu']}; AP × "
-        f"100 on generated shapes after {results['steps']} steps of the demo's recipe, mean ± standard deviation of "
-        f"{results['seeds']} seeds, of those made for a CPU that learn from them. torch {facts['torch']}, "
-        f"{facts['date'][:10]}, commit {facts['commit']}.",
+        f"for one picture of {HEIGHT} × {WIDTH}, default classes, {facts['threads']} threads of {facts['cpu']}, torch "
+        f"{facts['torch']}, {facts['date'][:10]}, commit {facts['commit']}. "
+        f"AP, of those made for a CPU that learn from shapes: {trainings.describe()}.",
         "",
         "| preset | million parameters | GMACs | forward, s | training step, s | box AP | mask AP | mask AP75 |",
         "|---|---|---|---|---|---|---|---|",
@@ -104,7 +104,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     for name, row in results["rows"].items():
         cells = [f"{row['parameters'] / 1e6:.1f}", f"{row['macs'] / 1e9:.0f}"]
         cells += [f"{row['forward']:.2f}", f"{row['step']:.2f}"]
-        runs = runs_of(Variant(name, name), results)
+        runs = trainings.of(Variant(name, name))
         cells += [spread(runs, figure) for figure in ("bbox/AP", "segm/AP", "segm/AP75")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -117,9 +117,10 @@ def main(arguments: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks presets",
-        description="Measure every preset, then train the small ones. What FILE.json holds is not done again.",
+        description="Measure every preset, into FOLDER/presets.json, train the small ones, into "
+        f"FOLDER/{TRAININGS}, and write FOLDER/presets.md. What is there is not done again.",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--names", nargs="+", default=list(BUILDERS), metavar="NAME", help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls (default: 3)")
     parser.add_argument("--seeds", type=int, default=3, help="of the trainings")
@@ -139,19 +140,23 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         parser.error(f"--names: expected some of {', '.join(BUILDERS)}, got {', '.join(unknown)}")
     torch.set_num_threads(options.threads)
-    try:
-        scale = {"pictures": 4 if options.quick else PICTURES, "quick": options.quick}
-        results = load(options.output, scale, options.steps, options.seeds)
-    except ValueError as error:
-        parser.error(f"--output {error}")
+    file = options.output / "presets.json"
+    results: dict[str, Any] = {"quick": options.quick, "rows": {}}
+    if file.exists():
+        results = json.loads(file.read_text())
+        if results["quick"] != options.quick:
+            parser.error(
+                f"--output: {file} holds results {'with' if results['quick'] else 'without'} --quick"
+            )
     for name in tqdm([name for name in options.names if name not in results["rows"]], unit="preset"):
         results["rows"][name] = figures(name, options)
         results["environment"] = environment.describe("cpu", None)
-        save(options.output, results)
+        save(file, results)
+    pictures = 4 if options.quick else PICTURES
+    trainings = Trainings(options.output / TRAININGS, options.steps, options.seeds, pictures)
     if not options.no_training:
-        trained = [Variant(name, name) for name in options.names if name in TRAINED]
-        train_missing(trained, results, options.output)
-    text = markdown(results)
-    options.output.with_suffix(".md").write_text(text)
+        trainings.add_missing([Variant(name, name) for name in options.names if name in TRAINED])
+    text = markdown(results, trainings)
+    (options.output / "presets.md").write_text(text)
     print(text)
     return 0

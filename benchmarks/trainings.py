@@ -14,6 +14,7 @@ from benchmarks import environment
 
 FIGURES = ("segm/AP", "segm/AP50", "segm/AP75", "bbox/AP")
 PICTURES = 200  # that a training is evaluated on
+TRAININGS = "trainings.json"  # of all commands
 Figures = Mapping[str, float]
 
 
@@ -26,8 +27,60 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)
     published: float | None = None
 
-    def key(self, steps: int, seed: int) -> str:
-        return json.dumps([self.model, dict(self.options), steps, seed], sort_keys=True)
+
+@dataclass(frozen=True)
+class Trainings:
+    """Those of the demo's recipe with some number of steps and seeds, kept in a file beside those of other numbers.
+
+    Two commands may train into one file at a time: each takes over what the other has done.
+    """
+
+    path: Path
+    steps: int
+    seeds: int
+    pictures: int
+
+    def add_missing(self, variants: Iterable[Variant]) -> None:
+        """Train what the file lacks, seed after seed, and save after each run."""
+        from tqdm import tqdm
+
+        wanted = {
+            self._key(variant, seed): (variant, seed) for seed in range(self.seeds) for variant in variants
+        }
+        runs = self._read()["runs"]
+        with tqdm([item for item in wanted.items() if item[0] not in runs], unit="run") as bar:
+            for key, (variant, seed) in bar:
+                if key in self._read()["runs"]:
+                    continue
+                bar.set_description(f"{variant.label}, seed {seed}")
+                figures = train_and_evaluate(variant, self.steps, seed, self.pictures)
+                runs = self._read()["runs"] | {key: figures}
+                save(self.path, {"environment": environment.describe("cpu", None), "runs": runs})
+
+    def of(self, variant: Variant) -> list[Figures]:
+        """The figures of the seeds, as far as they are trained."""
+        runs = self._read()["runs"]
+        keys = [self._key(variant, seed) for seed in range(self.seeds)]
+        return [runs[key] for key in keys if key in runs]
+
+    def describe(self) -> str:
+        """For the caption of a table."""
+        facts = self._read()["environment"]
+        return (
+            f"{self.steps} steps of the demo's recipe on generated shapes, {self.seeds} seeds (mean ± standard "
+            f"deviation of AP × 100, on {self.pictures} other pictures; torch {facts['torch']}, {facts['cpu']}, "
+            f"{facts['date'][:10]}, commit {facts['commit']})"
+        )
+
+    def _key(self, variant: Variant, seed: int) -> str:
+        facts = [variant.model, dict(variant.options), self.steps, seed, self.pictures]
+        return json.dumps(facts, sort_keys=True)
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.exists():
+            return {"environment": environment.describe("cpu", None), "runs": {}}
+        found: dict[str, Any] = json.loads(self.path.read_text())
+        return found
 
 
 def train_and_evaluate(variant: Variant, steps: int, seed: int, pictures: int) -> dict[str, float]:
@@ -39,33 +92,14 @@ def train_and_evaluate(variant: Variant, steps: int, seed: int, pictures: int) -
 
     training, _ = demo.datasets(steps, seed)
     validation = demo.shapes(pictures, seed=1_000_000)
-    description = ModelDescription(variant.model, demo.model_options(training) | dict(variant.options))
+    options = demo.model_options(training, variant.model) | dict(variant.options)
+    description = ModelDescription(variant.model, options)
     torch.manual_seed(seed)
     model = description.build()
     with tempfile.TemporaryDirectory() as folder:
         train(model, training, demo.recipe(steps, seed), folder, description=description, progress=False)
     metrics = evaluate(model, validation, progress=False).metrics()
     return {name: metrics[name] for name in FIGURES}
-
-
-def train_missing(variants: Iterable[Variant], results: dict[str, Any], path: Path) -> None:
-    """Train what ``results["runs"]`` lacks, seed after seed, and save after each run."""
-    from tqdm import tqdm
-
-    steps, seeds, variants = results["steps"], results["seeds"], list(variants)
-    wanted = {variant.key(steps, seed): (variant, seed) for seed in range(seeds) for variant in variants}
-    with tqdm([item for item in wanted.items() if item[0] not in results["runs"]], unit="run") as bar:
-        for key, (variant, seed) in bar:
-            bar.set_description(f"{variant.label}, seed {seed}")
-            results["runs"][key] = train_and_evaluate(variant, steps, seed, results["pictures"])
-            results["environment"] = environment.describe("cpu", None)
-            save(path, results)
-
-
-def runs_of(variant: Variant, results: Mapping[str, Any]) -> list[Figures]:
-    """The figures of the seeds, as far as they are trained."""
-    keys = [variant.key(results["steps"], seed) for seed in range(results["seeds"])]
-    return [results["runs"][key] for key in keys if key in results["runs"]]
 
 
 def spread(found: Sequence[Figures], name: str) -> str:
@@ -75,19 +109,6 @@ def spread(found: Sequence[Figures], name: str) -> str:
         return ""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.1f}{deviation}"
-
-
-def load(path: Path, scale: Mapping[str, Any], steps: int, seeds: int) -> dict[str, Any]:
-    """What an earlier command left at `path`, if it was of the same `scale`; other steps and seeds stand beside it."""
-    results: dict[str, Any] = {**scale, "rows": {}, "runs": {}}
-    if path.exists():
-        results = json.loads(path.read_text())
-        differing = [name for name, value in scale.items() if results[name] != value]
-        if differing:
-            raise ValueError(
-                f"{path}: expected results of the same {' and '.join(differing)}; it holds others"
-            )
-    return results | {"steps": steps, "seeds": seeds}
 
 
 def save(path: Path, results: Mapping[str, Any]) -> None:

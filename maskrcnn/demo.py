@@ -22,23 +22,25 @@ from maskrcnn.checkpoint import ModelDescription
 from maskrcnn.config import TrainingConfig
 from maskrcnn.data import ShapesDataset
 from maskrcnn.evaluation import Evaluation, evaluate
+from maskrcnn.models.builders import BUILDERS
+from maskrcnn.models.recipes import BoxRecipe
 from maskrcnn.plots import plot_metrics, require_matplotlib
 from maskrcnn.prediction import predict
 from maskrcnn.training import train
 from maskrcnn.visualization import contact_sheet, draw_instances, to_picture
 
+MODEL = "maskrcnn_tiny"
 SIZE = 128  # side of the pictures, in pixels
 MAX_OBJECTS = 5
 BATCH = 8
 STEPS = 500
 # Small pictures with few objects need few candidates; this halves the time of an evaluation.
-FEW_OBJECTS = {
+FEW_REGIONS = {
     "rpn_pre_nms_top_n_train": 300,
     "rpn_post_nms_top_n_train": 150,
     "rpn_pre_nms_top_n_test": 300,
     "rpn_post_nms_top_n_test": 150,
     "box_batch_size_per_image": 64,
-    "box_detections_per_img": 50,
 }
 MARKER = "README.txt"  # lists the files; also tells that a folder is a demo's and may be written over
 TITLE = "Written by `maskrcnn demo`."
@@ -107,9 +109,15 @@ def datasets(steps: int, seed: int) -> tuple[ShapesDataset, ShapesDataset]:
     return shapes(BATCH * steps, seed), shapes(60, seed + 1)
 
 
-def model_options(dataset: ShapesDataset) -> dict[str, Any]:
+def model_options(dataset: ShapesDataset, model: str = MODEL) -> dict[str, Any]:
     """Of a tiny detector for these pictures."""
-    return {"num_classes": dataset.num_classes, "min_size": SIZE, "max_size": SIZE, **FEW_OBJECTS}
+    options = {
+        "num_classes": dataset.num_classes,
+        "min_size": SIZE,
+        "max_size": SIZE,
+        "box_detections_per_img": 50,
+    }
+    return options | (FEW_REGIONS if isinstance(BUILDERS[model].boxes, BoxRecipe) else {})
 
 
 def recipe(steps: int, seed: int) -> TrainingConfig:
@@ -140,7 +148,7 @@ def _train(
 ) -> tuple[nn.Module, Evaluation]:
     """A trained model and its last evaluation."""
     config = recipe(steps, seed)
-    description = ModelDescription("maskrcnn_tiny", model_options(training))
+    description = ModelDescription(MODEL, model_options(training))
     torch.manual_seed(seed)
     model = description.build()
     evaluations: list[Evaluation] = []

@@ -105,10 +105,10 @@ keypointmaskrcnn_tiny = Preset(
     num_classes=2,
     options=TINY_OPTIONS,
 )
-maskrcnn_tiny_c4 = Preset(
+maskrcnn_tiny_c4 = Preset(  # the whole width of ResNet-18 on each region takes ten times the rest
     MaskRCNN,
     "resnet18",
-    C4(),
+    C4(res5_width=64),
     replace(TINY_BOXES, box_head="average"),
     (replace(TINY_MASK, mask_head="none"),),
     options=TINY_OPTIONS,

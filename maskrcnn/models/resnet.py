@@ -7,7 +7,7 @@ Parameter names are torchvision's (``conv1``, ``bn1``, ``layer1.0.conv1``, ``lay
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -182,13 +182,22 @@ class Res5Head(nn.Module):
     Args:
         body, norm, stride_in_1x1: as for :class:`ResNet`; ``layer4`` keeps its name.
         stride: s; 1 as the paper has it on regions of 7 x 7, 2 as its implementations do on 14 x 14.
+        width: channels of the 3x3 convolutions; by default the body's.
     """
 
     def __init__(
-        self, body: str | Body, norm: NormFactory, *, stride_in_1x1: bool = False, stride: int = 1
+        self,
+        body: str | Body,
+        norm: NormFactory,
+        *,
+        stride_in_1x1: bool = False,
+        stride: int = 1,
+        width: int | None = None,
     ) -> None:
         super().__init__()
         stage = _stages(body, norm, stride_in_1x1)[3]
+        if width is not None:
+            stage = stage.of_width(width)
         self.layer4 = stage(stride, 1)
         self.out_channels = stage.out_channels
         _initialise(self)
@@ -206,6 +215,10 @@ class _Stage:
     width: int
     out_channels: int
     count: int
+
+    def of_width(self, width: int) -> _Stage:
+        """The same stage with other widths; what it takes stays."""
+        return replace(self, width=width, out_channels=width * self.out_channels // self.width)
 
     def __call__(self, stride: int, dilation: int) -> nn.Sequential:
         first = self.block(self.in_channels, self.width, stride, dilation)

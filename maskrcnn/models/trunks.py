@@ -123,14 +123,20 @@ class C4:
 
     Args:
         res5_stride: 1 on regions of 7 x 7 (the paper's figure 4), or 2 on 14 x 14 as its implementations have it.
+        res5_width: channels of that stage's 3x3 convolutions; None: the ResNet's.
     """
 
     res5_stride: int = 1
+    res5_width: int | None = None
 
     def __call__(self, options: TrunkOptions) -> Trunk:
         backbone = BackboneWithOneMap(options.resnet(stages=3))
         head = Res5Head(
-            options.body, options.norm, stride_in_1x1=options.stride_in_1x1, stride=self.res5_stride
+            options.body,
+            options.norm,
+            stride_in_1x1=options.stride_in_1x1,
+            stride=self.res5_stride,
+            width=self.res5_width,
         )
         return Trunk(backbone, ("2",), (16,), head.out_channels, options.geometry, head, self.res5_stride)
 

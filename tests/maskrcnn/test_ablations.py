@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import ablations
+from benchmarks import ablations, presets
 from benchmarks.ablations import FPN, differences
 from benchmarks.trainings import Variant
-from maskrcnn.models.builders import BUILDERS
+from maskrcnn import demo
+from maskrcnn.models.builders import BUILDERS, build_model
 
 
 def test_paired_test_by_hand() -> None:
@@ -24,8 +26,6 @@ def test_paired_test_by_hand() -> None:
 
 
 def test_rows_name_presets_and_options_that_exist() -> None:
-    import torch
-
     with torch.device("meta"):
         for rows in ablations.TABLES.values():
             for variant in rows:
@@ -37,32 +37,28 @@ def test_interrupted_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip("matplotlib")
     tables = {"Mask loss": [Variant("softmax", FPN, {"mask_loss": "softmax"}, 1.5), Variant("sigmoid", FPN)]}
     monkeypatch.setattr(ablations, "TABLES", tables)
-    output = tmp_path / "some" / "ablations.json"
+    output = tmp_path / "some"
     arguments = ["--output", str(output), "--quick", "--threads", "1", "--seeds"]
     assert ablations.main([*arguments, "1"]) == 0
-    first = json.loads(output.read_text())["runs"]
+    first = json.loads((output / "trainings.json").read_text())["runs"]
     assert ablations.main([*arguments, "2"]) == 0
-    runs = json.loads(output.read_text())["runs"]
+    runs = json.loads((output / "trainings.json").read_text())["runs"]
     assert len(first) == 2
     assert len(runs) == 4
     assert all(runs[key] == figures for key, figures in first.items())
-    with pytest.raises(SystemExit) as stopped:
-        ablations.main(["--output", str(output)])
-    assert stopped.value.code == 2
-    table = output.with_suffix(".md").read_text()
+    table = (output / "ablations.md").read_text()
     assert "| softmax |" in table
     assert "(not significant) | 1.5 |" in table
     assert "Toy sizes" in table
-    assert output.with_suffix(".png").stat().st_size > 5000
+    assert (output / "ablations.png").stat().st_size > 5000
 
 
 @pytest.mark.slow
 def test_presets_in_figures(tmp_path: Path) -> None:
     """The multiply-adds of the tiny one's first convolution are counted by hand; a row is not measured twice."""
-    from benchmarks import presets
-
     output = tmp_path / "presets.json"
-    arguments = ["--output", str(output), "--quick", "--threads", "1", "--names"]
+    quick = ["--output", str(tmp_path), "--quick", "--threads", "1"]
+    arguments = [*quick, "--names"]
     assert presets.main([*arguments, "keypointmaskrcnn_tiny", "--no-training"]) == 0
     first = json.loads(output.read_text())["rows"]["keypointmaskrcnn_tiny"]
     assert presets.main([*arguments, "keypointmaskrcnn_tiny", "maskrcnn_tiny", "--no-training"]) == 0
@@ -72,7 +68,17 @@ def test_presets_in_figures(tmp_path: Path) -> None:
     stem = 3 * 64 * 49 * 32 * 48  # of a batch of 64 x 96
     assert 5 * stem < rows["maskrcnn_tiny"]["macs"] < 500 * stem
     assert presets.main([*arguments, "keypointmaskrcnn_tiny", "maskrcnn_tiny"]) == 0
-    results = json.loads(output.read_text())
-    assert results["rows"] == rows
-    assert [json.loads(key)[0] for key in results["runs"]] == ["maskrcnn_tiny"]
-    assert "| `maskrcnn_tiny` |" in output.with_suffix(".md").read_text()
+    assert json.loads(output.read_text())["rows"] == rows
+    trained = json.loads((tmp_path / "trainings.json").read_text())["runs"]
+    assert [json.loads(key)[0] for key in trained] == ["maskrcnn_tiny"]
+    assert "| `maskrcnn_tiny` |" in (tmp_path / "presets.md").read_text()
+    with pytest.raises(SystemExit) as stopped:
+        presets.main(["--output", str(tmp_path)])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("name", presets.TRAINED)
+def test_trained_presets_take_the_options_of_the_demo(name: str) -> None:
+    training, _ = demo.datasets(1, 0)
+    with torch.device("meta"):
+        build_model(name, **demo.model_options(training, name))

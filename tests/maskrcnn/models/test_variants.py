@@ -105,7 +105,7 @@ def test_c4_holds_one_resnet() -> None:
     classifier = build("maskrcnn_tiny_c5").backbone.body.state_dict()
     assert any(name.startswith("layer4.") for name in classifier)
     model = maskrcnn.build_model(
-        "maskrcnn_tiny_c4", weights_backbone=classifier | {"fc.bias": torch.zeros(3)}
+        "maskrcnn_tiny_c4", weights_backbone=classifier | {"fc.bias": torch.zeros(3)}, res5_width=512
     )
     loaded = whole_resnet(model).state_dict()
     assert {name for name in classifier if not name.endswith("num_batches_tracked")} == set(loaded)
