@@ -124,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--names", nargs="+", default=list(BUILDERS), metavar="NAME", help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls (default: 3)")
     parser.add_argument("--seeds", type=int, default=3, help="of the trainings")
-    parser.add_argument("--steps", type=int, default=500, help="of a training (default: 500)")
+    parser.add_argument("--steps", type=int, default=600, help="of a training (default: 600)")
     parser.add_argument("--no-training", action="store_true", help="leave the AP out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(

@@ -13,6 +13,7 @@ import torch
 from benchmarks import environment
 
 FIGURES = ("segm/AP", "segm/AP50", "segm/AP75", "bbox/AP")
+SAMPLED = 32  # regions of a training picture: half the demo's, for heads without a pyramid are slow
 PICTURES = 200  # that a training is evaluated on
 TRAININGS = "trainings.json"  # of all commands
 Figures = Mapping[str, float]
@@ -92,7 +93,7 @@ def train_and_evaluate(variant: Variant, steps: int, seed: int, pictures: int) -
 
     training, _ = demo.datasets(steps, seed)
     validation = demo.shapes(pictures, seed=1_000_000)
-    options = demo.model_options(training, variant.model) | dict(variant.options)
+    options = demo.model_options(training, variant.model, SAMPLED) | dict(variant.options)
     description = ModelDescription(variant.model, options)
     torch.manual_seed(seed)
     model = description.build()

@@ -40,7 +40,6 @@ FEW_REGIONS = {
     "rpn_post_nms_top_n_train": 150,
     "rpn_pre_nms_top_n_test": 300,
     "rpn_post_nms_top_n_test": 150,
-    "box_batch_size_per_image": 64,
 }
 MARKER = "README.txt"  # lists the files; also tells that a folder is a demo's and may be written over
 TITLE = "Written by `maskrcnn demo`."
@@ -109,15 +108,16 @@ def datasets(steps: int, seed: int) -> tuple[ShapesDataset, ShapesDataset]:
     return shapes(BATCH * steps, seed), shapes(60, seed + 1)
 
 
-def model_options(dataset: ShapesDataset, model: str = MODEL) -> dict[str, Any]:
-    """Of a tiny detector for these pictures."""
+def model_options(dataset: ShapesDataset, model: str = MODEL, sampled: int = 64) -> dict[str, Any]:
+    """Of a tiny detector for these pictures, whose heads, if it is of two stages, train on so many regions each."""
     options = {
         "num_classes": dataset.num_classes,
         "min_size": SIZE,
         "max_size": SIZE,
         "box_detections_per_img": 50,
     }
-    return options | (FEW_REGIONS if isinstance(BUILDERS[model].boxes, BoxRecipe) else {})
+    regions = FEW_REGIONS | {"box_batch_size_per_image": sampled}
+    return options | (regions if isinstance(BUILDERS[model].boxes, BoxRecipe) else {})
 
 
 def recipe(steps: int, seed: int) -> TrainingConfig:
