@@ -11,6 +11,7 @@ from maskrcnn_ops import _host
 
 LEVELS = ["baseline", "avx2", "avx512"]
 LOWER = LEVELS[: LEVELS.index(_host.simd_level)]
+PRINT_LEVEL = "from maskrcnn_ops import _host; print(_host.simd_level)"
 TESTS = Path(__file__).parent
 FILES = [
     "roi_align",
@@ -35,6 +36,12 @@ FILES = [
 ]
 
 
+def run_with(level, code):
+    environment = {**os.environ, "MASKRCNN_OPS_SIMD": level}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LOWER)
 def test_operators_match_the_reference(level):
@@ -54,7 +61,14 @@ def test_operators_match_the_reference(level):
 
 @pytest.mark.parametrize("level", LOWER)
 def test_the_environment_chooses_the_level(level):
-    code = "from maskrcnn_ops import _host; print(_host.simd_level)"
-    environment = {**os.environ, "MASKRCNN_OPS_SIMD": level}
-    found = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
-    assert found.strip() == level
+    assert run_with(level, PRINT_LEVEL).stdout.strip() == level
+
+
+def test_the_environment_cannot_raise_the_level():
+    assert run_with("avx512", PRINT_LEVEL).stdout.strip() == _host.simd_level
+
+
+def test_an_unknown_level_is_reported():
+    result = run_with("sse9", PRINT_LEVEL)
+    assert "MASKRCNN_OPS_SIMD: expected baseline, avx2 or avx512, got sse9" in result.stderr
+    assert result.stdout.strip() == _host.simd_level

@@ -1,6 +1,7 @@
 #include "common/simd.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -30,9 +31,12 @@ const char* name_of(SimdLevel level) {
 
 SimdLevel choose() {
   const char* wish = std::getenv("MASKRCNN_OPS_SIMD");
-  if (wish != nullptr)
-    for (SimdLevel level : {SimdLevel::baseline, SimdLevel::avx2})
-      if (std::strcmp(wish, name_of(level)) == 0) return std::min(level, best());
+  if (wish == nullptr || *wish == 0) return best();
+  for (SimdLevel level : {SimdLevel::baseline, SimdLevel::avx2, SimdLevel::avx512})
+    if (std::strcmp(wish, name_of(level)) == 0) return std::min(level, best());
+  // Not an exception, which could start in one of several threads.
+  std::fprintf(stderr, "maskrcnn_ops: MASKRCNN_OPS_SIMD: expected baseline, avx2 or avx512, got %s; it is ignored\n",
+               wish);
   return best();
 }
 
