@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.trainings import FIGURES, PICTURES, TRAININGS, Figures, Trainings, Variant, spread
+from benchmarks.trainings import FIGURES, TRAININGS, Figures, Trainings, Variant, add_flags, spread
 
 # Two-sided 95 % points of Student's t by degrees of freedom.
 STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -65,8 +65,8 @@ def differences(found: Sequence[Figures], base: Sequence[Figures], name: str) ->
 def markdown(trainings: Trainings, quick: bool) -> str:
     """One table for each ablation: mean and spread over the seeds, and the difference from its last row."""
     lines = [
-        "`python -m benchmarks ablations`: ResNet-18 detectors from random weights, "
-        f"{trainings.describe()}; the difference from a table's last row with a paired t-test at 95 %. "
+        f"`python -m benchmarks ablations`: {trainings.describe()}; "
+        "the difference from a table's last row with a paired t-test at 95 %. "
         "Published: the paper's mask AP on COCO, of its full-size models.",
     ]
     if quick:
@@ -121,18 +121,13 @@ def main(arguments: Sequence[str]) -> int:
         "FOLDER/ablations.md and .png. A training that is there is not done again, so that an interrupted command goes "
         "on.",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300, help="of eight pictures (default: 300)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="two steps, four pictures: shows that all works")
+    add_flags(parser)
     options = parser.parse_args(arguments)
-    steps, pictures = (2, 4) if options.quick else (options.steps, PICTURES)
     for name in ("seeds", "steps", "threads"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
     torch.set_num_threads(options.threads)
-    trainings = Trainings(options.output / TRAININGS, steps, options.seeds, pictures)
+    trainings = Trainings.of_options(options)
     trainings.add_missing([variant for rows in TABLES.values() for variant in rows])
     text = markdown(trainings, options.quick)
     (options.output / "ablations.md").write_text(text)

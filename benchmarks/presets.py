@@ -8,7 +8,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import environment
-from benchmarks.trainings import PICTURES, TRAININGS, Trainings, Variant, save, spread
+from benchmarks.trainings import TRAININGS, Trainings, Variant, add_flags, save, spread
 
 HEIGHT, WIDTH = 800, 1216
 OBJECTS = 8
@@ -120,19 +119,13 @@ def main(arguments: Sequence[str]) -> int:
         description="Measure every preset, into FOLDER/presets.json, train the small ones, into "
         f"FOLDER/{TRAININGS}, and write FOLDER/presets.md. What is there is not done again.",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    add_flags(parser)
     parser.add_argument("--names", nargs="+", default=list(BUILDERS), metavar="NAME", help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls (default: 3)")
-    parser.add_argument("--seeds", type=int, default=3, help="of the trainings")
-    parser.add_argument("--steps", type=int, default=600, help="of a training (default: 600)")
     parser.add_argument("--no-training", action="store_true", help="leave the AP out")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--quick", action="store_true", help="toy sizes: shows that all works, measures nothing"
-    )
     options = parser.parse_args(arguments)
     if options.quick:
-        options.repeats, options.seeds, options.steps = 1, 1, 2
+        options.repeats, options.seeds = 1, 1
     for name in ("repeats", "seeds", "steps", "threads"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
@@ -152,8 +145,7 @@ def main(arguments: Sequence[str]) -> int:
         results["rows"][name] = figures(name, options)
         results["environment"] = environment.describe("cpu", None)
         save(file, results)
-    pictures = 4 if options.quick else PICTURES
-    trainings = Trainings(options.output / TRAININGS, options.steps, options.seeds, pictures)
+    trainings = Trainings.of_options(options)
     if not options.no_training:
         trainings.add_missing([Variant(name, name) for name in options.names if name in TRAINED])
     text = markdown(results, trainings)

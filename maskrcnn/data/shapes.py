@@ -30,8 +30,8 @@ class ShapesDataset:
     """Overlapping circles, rectangles, triangles and stars on textured backgrounds, with exact masks.
 
     A picture has a background of smooth blobs, stripes or a chequerboard in two colours, crossed by a few
-    thin strokes that belong to no object. On it lie 2 to 8 shapes of any orientation, with radii from 0.07 to
-    0.2 of the picture's shorter side, some of them cut off by the border. Later shapes cover earlier ones; a
+    thin strokes that belong to no object. On it lie 2 to 8 shapes of any orientation, some of them cut off by
+    the border. Later shapes cover earlier ones; a
     mask is the visible part. Shapes of which less than 30 % would be visible are not drawn. Each shape has a
     colour that stands out from the background's average, a brightness gradient and sometimes stripes; colour
     says nothing about the class. Grain lies over everything.
@@ -44,13 +44,20 @@ class ShapesDataset:
         size: (height, width) of all images, or the side of square ones; at least 32 pixels.
         seed: integer from 0.
         max_objects: at most so many shapes are laid on a picture.
+        radii: the least and the largest radius of a shape, over the picture's shorter side.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
     def __init__(
-        self, num_images: int, size: int | tuple[int, int] = 192, seed: int = 0, *, max_objects: int = 8
+        self,
+        num_images: int,
+        size: int | tuple[int, int] = 192,
+        seed: int = 0,
+        *,
+        max_objects: int = 8,
+        radii: tuple[float, float] = (0.07, 0.2),
     ) -> None:
         height, width = (size, size) if isinstance(size, int) else size
         if num_images < 1:
@@ -62,7 +69,10 @@ class ShapesDataset:
         if max_objects < 2:
             raise ValueError(f"max_objects: expected an integer of at least 2, got {max_objects}")
         self.seed = seed
+        if not 0 < radii[0] <= radii[1] <= 0.5:
+            raise ValueError(f"radii: expected two numbers above 0 to 0.5, the lesser first, got {radii}")
         self.max_objects = max_objects
+        self.radii = radii
         self.categories = [Category(i, name) for i, name in enumerate(_NAMES, start=1)]
         self.image_ids = list(range(1, num_images + 1))
         self.image_sizes = [(height, width)] * num_images
@@ -150,7 +160,7 @@ class ShapesDataset:
         canvas = draw_background(rng, height, width)
         background = canvas[:, ::8, ::8].mean(axis=(1, 2))
         number = int(rng.integers(2, self.max_objects + 1))
-        shapes = [place_shape(rng, height, width, background) for _ in range(number)]
+        shapes = [place_shape(rng, height, width, background, self.radii) for _ in range(number)]
         visible = _visible_parts(shapes, height, width)
         for shape, _ in visible:
             draw_shape(rng, canvas, shape)

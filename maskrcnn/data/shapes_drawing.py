@@ -10,7 +10,6 @@ import numpy as np
 
 CIRCLE, RECTANGLE, TRIANGLE, STAR = range(4)
 
-_RADII = (0.07, 0.2)  # of the picture's shorter side
 _MIN_RADIUS = 6.0  # pixels
 _CONTRAST = 70  # by which one channel at least differs from the background's average
 
@@ -42,10 +41,12 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
     return canvas
 
 
-def place_shape(rng: np.random.Generator, height: int, width: int, background: np.ndarray) -> Shape:
-    """A random shape in a random place; its centre is well inside the picture."""
+def place_shape(
+    rng: np.random.Generator, height: int, width: int, background: np.ndarray, radii: tuple[float, float]
+) -> Shape:
+    """A random shape in a random place; its centre is well inside the picture. Radii are over the shorter side."""
     kind = int(rng.integers(4))
-    radius = max(_MIN_RADIUS, rng.uniform(*_RADII) * min(height, width))
+    radius = max(_MIN_RADIUS, rng.uniform(*radii) * min(height, width))
     centre_y = rng.uniform(0.6 * radius, height - 0.6 * radius)
     centre_x = rng.uniform(0.6 * radius, width - 0.6 * radius)
     rows = slice(max(0, math.floor(centre_y - radius)), min(height, math.ceil(centre_y + radius)))

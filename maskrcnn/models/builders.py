@@ -109,7 +109,7 @@ maskrcnn_tiny_c4 = Preset(  # the whole width of ResNet-18 on each region takes 
     MaskRCNN,
     "resnet18",
     C4(res5_width=64),
-    replace(TINY_BOXES, box_head="average"),
+    TINY_BOXES,
     (replace(TINY_MASK, mask_head="none"),),
     options=TINY_OPTIONS,
 )

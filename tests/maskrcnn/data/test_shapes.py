@@ -154,6 +154,7 @@ def test_exported_pictures(tmp_path):
         ({"num_images": 1, "size": (64, 8)}, r"size: expected sides of at least 32 pixels, got \(64, 8\)"),
         ({"num_images": 1, "seed": -1}, "seed: expected an integer from 0, got -1"),
         ({"num_images": 1, "max_objects": 1}, "max_objects: expected an integer of at least 2, got 1"),
+        ({"num_images": 1, "radii": (0.3, 0.2)}, r"radii: expected two numbers .*, got \(0\.3, 0\.2\)"),
     ],
 )
 def test_bad_arguments(arguments, message):
