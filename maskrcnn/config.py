@@ -70,6 +70,8 @@ class TrainingConfig:
     """"float32", or autocast to "bfloat16" (CPU, CUDA) or "float16" (CUDA, with loss scaling)."""
     channels_last: bool = False
     """Keep the weights and maps in channels_last memory format."""
+    compile: bool = False
+    """Let ``torch.compile`` fuse what the backbone computes; the first steps then take minutes."""
     ema_decay: float = 0.0
     """Decay of a moving average of the weights, used for evaluation and saved as the model; 0: none."""
 
@@ -107,7 +109,7 @@ class TrainingConfig:
         self._choice("precision", PRECISIONS)
         for field in ("decay_norm_and_bias", "channels_last", "aspect_ratio_grouping", "replacement"):
             self._boolean(field)
-        for field in ("keep_empty", "tensorboard"):
+        for field in ("compile", "keep_empty", "tensorboard"):
             self._boolean(field)
         self._number("lr", "above 0", lambda x: x > 0)
         for field in ("weight_decay", "final_lr"):

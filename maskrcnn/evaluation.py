@@ -100,6 +100,7 @@ def evaluate(
     max_detections: Sequence[int] = (1, 10, 100),
     category_ids: Sequence[int] | None = None,
     keypoint_sigmas: Sequence[float] | None = None,
+    compile: bool = False,
     progress: bool = True,
 ) -> Evaluation:
     """Run a detector over a data set and score its boxes, masks and keypoints.
@@ -115,6 +116,7 @@ def evaluate(
         category_ids: the category id of label i + 1 at place i, for a model trained with another list of
             categories than the data set's; detections of categories the data set lacks are then left out.
         keypoint_sigmas: see :func:`check_sigmas`.
+        compile: see :func:`maskrcnn.results.inference`.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -140,7 +142,7 @@ def evaluate(
     results: list[dict[str, Any]] = []
     found_fields: set[str] = set()
     with (
-        inference(model) as fast,
+        inference(model, compile=compile) as fast,
         tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress) as bar,
     ):
         for places, images in evaluation_loader(dataset, batch_size, num_workers):

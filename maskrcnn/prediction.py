@@ -65,6 +65,7 @@ def predict(
     score_threshold: float = 0.5,
     proposals: Mapping[str, Tensor] | None = None,
     device: torch.device | str | None = None,
+    compile: bool = False,
     progress: bool = True,
 ) -> Prediction:
     """Detect objects in pictures and write what was found.
@@ -84,6 +85,7 @@ def predict(
         proposals: for a model that takes them: boxes [P, 4] by the names of the pictures, without folders, as
             :func:`maskrcnn.data.read_picture_proposals` reads them.
         device: where the model is; by default where its parameters are.
+        compile: see :func:`maskrcnn.results.inference`.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -105,7 +107,7 @@ def predict(
     overlays: list[Path] = []
     failures: list[tuple[Path, str]] = []
     with (
-        inference(model) as fast,
+        inference(model, compile=compile) as fast,
         tqdm(pictures, desc="predict", unit="image", disable=not progress) as bar,
     ):
         for path, name in zip(bar, names, strict=True):

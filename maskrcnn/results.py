@@ -115,17 +115,22 @@ def to_results(
 
 
 @contextmanager
-def inference(model: nn.Module) -> Iterator[nn.Module]:
+def inference(model: nn.Module, *, compile: bool = False) -> Iterator[nn.Module]:
     """A copy of a model made for running: the same detections up to rounding, in less time.
 
     It is in evaluation mode and without gradients, gives masks as M x M probabilities, has its constant norms
     folded into the convolutions, and on a CPU keeps its weights (and so its maps) in channels_last, in which
     convolutions and region operators are fastest. The model itself stays as it is.
+
+    ``compile``: let ``torch.compile`` fuse what the backbone computes. The first image, and the first of another
+    size, then take a minute.
     """
     fast = fold_norms(model)
     if all(parameter.device.type == "cpu" for parameter in fast.parameters()):
         fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if hasattr(fast, "mask_format"):
         fast.mask_format = "roi"  # type: ignore[assignment]
+    if compile:
+        fast.get_submodule("backbone").compile()
     with torch.inference_mode():
         yield fast

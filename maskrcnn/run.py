@@ -68,6 +68,8 @@ class Run:
         model.to(device)
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.compile:
+            model.get_submodule("backbone").compile()
         model.train()
         categories = tuple(dataset.categories)
         return cls(

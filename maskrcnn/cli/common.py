@@ -52,6 +52,15 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def add_compile_flag(parser: argparse.ArgumentParser) -> None:
+    """``--compile``."""
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="let torch.compile fuse the backbone; the first pictures take minutes",
+    )
+
+
 def add_data_flags(parser: argparse.ArgumentParser, prefix: str = "", what: str = "pictures") -> None:
     """``--images`` and ``--annotations``, after ``prefix``."""
     parser.add_argument(f"--{prefix}images", metavar="DIR", help=f"folder of the {what}")

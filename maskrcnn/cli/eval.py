@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from maskrcnn.cli.common import (
+    add_compile_flag,
     add_data_flags,
     add_device_flags,
     add_parser,
@@ -57,6 +58,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     add_sigmas_flag(parser)
     parser.add_argument("--categories", action="store_true", help="print each category's AP too")
+    add_compile_flag(parser)
     add_device_flags(parser)
 
 
@@ -91,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_detections=arguments.max_detections,
         category_ids=ids,
         keypoint_sigmas=arguments.keypoint_sigmas,
+        compile=arguments.compile,
         progress=not arguments.quiet,
     )
     print(evaluation.table())

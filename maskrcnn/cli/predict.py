@@ -7,6 +7,7 @@ import sys
 
 from maskrcnn.cli.common import (
     UsageError,
+    add_compile_flag,
     add_device_flags,
     add_parser,
     check_proposals_flag,
@@ -44,6 +45,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="boxes for a model without an RPN (fastrcnn_...): a COCO file of the same pictures, such as "
         "predictions.json of another model with --score-threshold 0",
     )
+    add_compile_flag(parser)
     add_device_flags(parser)
 
 
@@ -69,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.output,
         score_threshold=arguments.score_threshold,
         proposals=proposals,
+        compile=arguments.compile,
         progress=not arguments.quiet,
     )
     print(f"{prediction.instances} objects in {len(prediction.overlays)} pictures")

@@ -96,7 +96,7 @@ def test_areas_of_the_kinds(kind, low, high):
     rng = np.random.default_rng(0)
     found = 0
     while found < 20:
-        shape = place_shape(rng, 800, 800, np.zeros(3))
+        shape = place_shape(rng, 800, 800, np.zeros(3), (0.07, 0.2))
         rows, columns = shape.window
         side = rows.stop - rows.start
         cut = min(rows.start, columns.start) == 0 or max(rows.stop, columns.stop) == 800
@@ -144,6 +144,19 @@ def test_exported_pictures(tmp_path):
     dataset = ShapesDataset(1, 64, seed=0)
     dataset.export(tmp_path)
     assert torch.equal(read_image(tmp_path / "images" / "000001.png"), dataset.image(0))
+
+
+def test_radii():
+    """A circle that is neither cut off nor covered measures twice its radius."""
+    dataset = ShapesDataset(30, 100, max_objects=2, radii=(0.25, 0.25))
+    sides = [
+        (box[2:] - box[:2]).tolist()
+        for _, target in (dataset[i] for i in range(30))
+        for box, label in zip(target["boxes"], target["labels"], strict=True)
+        if label == 1 and 0 < box[:2].min() and box[2:].max() < 100
+    ]
+    assert [50.0, 50.0] in sides
+    assert max(map(max, sides)) <= 51
 
 
 @pytest.mark.parametrize(
