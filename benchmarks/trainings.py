@@ -36,7 +36,8 @@ class Variant:
 class Trainings:
     """Those with some number of steps and seeds, kept in a file beside those of other numbers.
 
-    Two commands may train into one file at a time: each takes over what the other has done.
+    Two commands may train into one file at a time: each takes over what the other has done. Who changes the recipe
+    removes the file.
     """
 
     path: Path

@@ -153,7 +153,7 @@ def test_radii():
         (box[2:] - box[:2]).tolist()
         for _, target in (dataset[i] for i in range(30))
         for box, label in zip(target["boxes"], target["labels"], strict=True)
-        if label == 1 and 0 < box[:2].min() and box[2:].max() < 100
+        if label == 1 and box[:2].min() > 0 and box[2:].max() < 100
     ]
     assert [50.0, 50.0] in sides
     assert max(map(max, sides)) <= 51

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from steps import detect, train_step
 from torch import Tensor, nn
 
 import maskrcnn
@@ -16,25 +17,6 @@ from maskrcnn.models import FastRCNNPredictor, MaskRCNNPredictor
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 Build = Callable[..., maskrcnn.MaskRCNN]
-
-
-def train_step(model: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """One seeded forward and backward; losses and gradients must be finite."""
-    torch.manual_seed(5)
-    losses = model.train()(images, targets)
-    sum(losses.values()).backward()
-    for name, loss in losses.items():
-        assert loss.shape == ()
-        assert torch.isfinite(loss), name
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, f"{name} got no gradient: plain DDP would wait for it"
-        assert torch.isfinite(parameter.grad).all(), name
-    return losses
-
-
-@torch.no_grad()
-def detect(model: nn.Module, images: list[Tensor]) -> list[dict[str, Tensor]]:
-    return model.eval()(images)
 
 
 def test_training_losses(tiny: Build, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
