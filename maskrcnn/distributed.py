@@ -6,6 +6,7 @@ Every function also works in a single process without ``torch.distributed``, and
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,10 @@ def process_group(device: torch.device) -> Iterator[None]:
     if is_initialized() or "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield
         return
+    # Imported later, as DDP does it, its functions' defaults would hold the group for ever; and threads of gloo that
+    # are still there when Python ends may abort the process.
+    import torch.distributed.nn.functional
+
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.set_device(device)
@@ -58,6 +63,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # what DDP leaves in cycles holds the group, too
         dist.destroy_process_group()
 
 

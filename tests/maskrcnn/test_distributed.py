@@ -90,6 +90,7 @@ def process(rank: int, port: int, folder: Path) -> None:
             except (CheckpointError, NonFiniteError) as error:
                 seen[name] = f"{type(error).__name__}: {error}"
     seen["left"] = not distributed.is_initialized()
+    seen["threads"] = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     (folder / f"rank{rank}.json").write_text(json.dumps(seen))
 
 
@@ -139,6 +140,9 @@ def test_toys_in_two_processes(tmp_path: Path) -> None:
         assert seen[rank]["mean"] == [1.5, 5.0]
         assert seen[rank]["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert seen[rank]["left"]
+        assert not [name for name in seen[rank]["threads"] if "gloo" in name], (
+            "they could abort the process at its end"
+        )
         assert seen[rank]["empty"] == []
         assert "CheckpointError: cannot resume" in seen[rank]["other"]
         assert "NonFiniteError: step" in seen[rank]["poisoned"]
