@@ -15,6 +15,8 @@ FIGURES = {  # of an evaluation: label, colour, line
     "bbox/AP50": ("box AP50", "#d95f02", ":"),
     "segm/AP": ("mask AP", "#1b6ca8", "-"),
     "segm/AP50": ("mask AP50", "#1b6ca8", ":"),
+    "keypoints/AP": ("keypoint AP", "#2e8b57", "-"),
+    "keypoints/AP50": ("keypoint AP50", "#2e8b57", ":"),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn.plots import plot_metrics
+from maskrcnn.plots import _plot_precision, plot_metrics
 from maskrcnn.results import encode_masks
 from maskrcnn.visualization import contact_sheet, draw_instances, instance_colours, to_picture
 
@@ -139,6 +139,16 @@ def metrics_file(folder: Path, evaluated: bool = True) -> Path:
     path = folder / "metrics.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
+
+
+def test_every_kind_of_precision_is_drawn() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    axis = Figure().subplots()
+    _plot_precision(axis, [{"step": 5, "evaluation": {"bbox/AP": 0.3, "segm/AP": 0.2, "keypoints/AP": 0.1}}])
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels == ["box AP 0.300", "mask AP 0.200", "keypoint AP 0.100"]
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
