@@ -34,7 +34,9 @@ def pretrained_resnet(folder: Path, steps: int) -> dict[str, Tensor]:
     path = folder / f"resnet18_{steps}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(pretrain(steps), path)
+        partial = path.with_suffix(".partial")
+        save_file(pretrain(steps), partial)
+        partial.replace(path)  # another process sees the whole file or none
     return load_file(path)
 
 

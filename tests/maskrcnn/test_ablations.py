@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import ablations, presets
+from benchmarks import ablations, presets, pretraining
 from benchmarks.ablations import FPN, differences
 from benchmarks.trainings import Variant
 from maskrcnn import demo
@@ -75,6 +75,19 @@ def test_presets_in_figures(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         presets.main(["--output", str(tmp_path)])
     assert stopped.value.code == 2
+
+
+def test_crops_by_hand() -> None:
+    """A picture as bright as its column: around the box 40 to 60, 1.5 times as wide, the mean is that of the centre."""
+    columns = torch.arange(128, dtype=torch.uint8).expand(3, 128, 128)
+    target = {"boxes": torch.tensor([[40.0, 30, 60, 50]]), "labels": torch.tensor([3])}
+    images, labels = pretraining.crops([(columns, target)], range(1))  # type: ignore[arg-type]
+    assert images.shape == (1, 3, 64, 64)
+    assert labels.tolist() == [3]
+    red = (images[0, 0] * 0.229 + 0.485) * 255
+    torch.testing.assert_close(red.mean(), torch.tensor(50 - 0.5), rtol=0, atol=1e-3)
+    cell = 30 / 64
+    torch.testing.assert_close(red[:, 0], torch.full((64,), 35 + cell / 2 - 0.5), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", presets.TRAINED)

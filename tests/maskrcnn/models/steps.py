@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -9,9 +10,15 @@ from torch import Tensor, nn
 
 
 def train_step(model: nn.Module, images: list[Tensor], targets: list[Any]) -> dict[str, Tensor]:
-    """One seeded forward and backward; losses and gradients must be finite."""
+    """One seeded forward and backward; losses and gradients must be finite, the arguments stay as they were."""
+    before = copy.deepcopy((images, targets))
     torch.manual_seed(5)
     losses: dict[str, Tensor] = model.train()(images, targets)
+    assert all(torch.equal(old, new) for old, new in zip(before[0], images, strict=True))
+    for old, new in zip(before[1], targets, strict=True):
+        assert old.keys() == new.keys()
+        kept = [torch.equal(old[key], new[key]) for key in old if isinstance(old[key], Tensor)]
+        assert all(kept), "the caller's targets were changed"
     torch.stack(list(losses.values())).sum().backward()
     for name, loss in losses.items():
         assert loss.shape == ()

