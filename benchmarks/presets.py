@@ -19,6 +19,7 @@ from benchmarks.trainings import TRAININGS, Trainings, Variant, add_flags, save,
 
 HEIGHT, WIDTH = 800, 1216
 OBJECTS = 8
+PROPOSALS = 1000  # of a model that takes them
 # The presets made for a CPU that learn from shapes: with masks, without keypoints, by proposals of their own.
 TRAINED = (
     "maskrcnn_tiny",
@@ -38,26 +39,42 @@ def figures(name: str, options: argparse.Namespace) -> dict[str, Any]:
     side = 64 if options.quick else HEIGHT
     torch.manual_seed(0)
     model = build_model(name, min_size=side, max_size=2 * side)
+    make_busy(model)
     image, target = example(model, side)
+    given = {"proposals": [target["proposals"]]} if model.takes_proposals else {}
     result: dict[str, Any] = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model([image])
+        (detections,) = model([image], **given)
     result["macs"] = counter.get_total_flops() // 2
+    result["detections"] = len(detections["boxes"])
     with torch.inference_mode():
-        result["forward"] = median(lambda: model([image]), options.repeats)
+        result["forward"] = median(lambda: model([image], **given), options.repeats)
     model.train()
     result["step"] = median(lambda: step(model, image, target), options.repeats)
     return result
+
+
+def make_busy(model: nn.Module) -> None:
+    """Random weights find nothing or everything, by the depth of the network. With these, boxes stay where they were
+    proposed and are all likely to be of the first class, so that every picture gives as many detections as it may."""
+    num_classes: Any = model.num_classes
+    for name, layer in model.named_modules():
+        kind = name.rpartition(".")[2]
+        proposing = name.startswith("rpn.")
+        if kind == "bbox_pred" or (kind in ("cls_score", "cls_logits") and not proposing):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+        if kind in ("cls_score", "cls_logits") and not proposing:
+            bias: Any = layer.bias
+            bias.data.view(-1, num_classes)[:, 1] = 5
 
 
 def example(model: nn.Module, side: int) -> tuple[Tensor, dict[str, Tensor]]:
     """A picture of noise, and rectangles as objects with whatever the model trains on."""
     height, width = side, side * WIDTH // HEIGHT
     generator = torch.Generator().manual_seed(0)
-    corner = torch.rand(OBJECTS, 2, generator=generator) * torch.tensor([width * 0.5, height * 0.5])
-    extent = (0.1 + 0.4 * torch.rand(OBJECTS, 2, generator=generator)) * torch.tensor([width, height])
-    boxes = torch.cat([corner, corner + extent], dim=1)
+    boxes = rectangles(OBJECTS, height, width, generator)
     target = {"boxes": boxes, "labels": torch.ones(OBJECTS, dtype=torch.int64)}
     x, y = torch.arange(width) + 0.5, torch.arange(height)[:, None] + 0.5
     x1, y1, x2, y2 = boxes.T[..., None, None]
@@ -66,7 +83,16 @@ def example(model: nn.Module, side: int) -> tuple[Tensor, dict[str, Tensor]]:
     if keypoints is not None:
         centre = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, torch.full((OBJECTS, 1), 2.0)], dim=1)
         target["keypoints"] = centre[:, None].repeat(1, keypoints, 1)
+    if model.takes_proposals:
+        target["proposals"] = rectangles(PROPOSALS, height, width, generator)
     return torch.rand(3, height, width, generator=generator), target
+
+
+def rectangles(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Boxes [count, 4] in the picture, with sides of 0.1 to 0.5 of its."""
+    corner = torch.rand(count, 2, generator=generator) * torch.tensor([width * 0.5, height * 0.5])
+    extent = (0.1 + 0.4 * torch.rand(count, 2, generator=generator)) * torch.tensor([width, height])
+    return torch.cat([corner, corner + extent], dim=1)
 
 
 def step(model: nn.Module, image: Tensor, target: dict[str, Tensor]) -> None:
@@ -90,18 +116,19 @@ def markdown(results: Mapping[str, Any], trainings: Trainings) -> str:
     """The table of all presets."""
     facts = results["environment"]
     lines = [
-        "`python -m benchmarks presets`: random weights; multiply-adds (convolutions and matrix products) and seconds "
-        f"for one picture of {HEIGHT} × {WIDTH}, default classes, {facts['threads']} threads of {facts['cpu']}, torch "
-        f"{facts['torch']}, {facts['date'][:10]}, commit {facts['commit']}. "
+        "`python -m benchmarks presets`: multiply-adds (convolutions and matrix products) and seconds for one picture "
+        f"of {HEIGHT} × {WIDTH} with the given number of detections, default classes, {facts['threads']} thread(s) of "
+        f"{facts['cpu']}, torch {facts['torch']}, {facts['date'][:10]}, commit {facts['commit']}. "
         f"AP, of those made for a CPU that learn from shapes: {trainings.describe()}.",
         "",
-        "| preset | million parameters | GMACs | forward, s | training step, s | box AP | mask AP | mask AP75 |",
-        "|---|---|---|---|---|---|---|---|",
+        "| preset | million parameters | GMACs | detections | forward, s | training step, s | box AP | mask AP "
+        "| mask AP75 |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     if results["quick"]:
         lines.insert(1, "**Toy sizes: these figures mean nothing.**")
     for name, row in results["rows"].items():
-        cells = [f"{row['parameters'] / 1e6:.1f}", f"{row['macs'] / 1e9:.0f}"]
+        cells = [f"{row['parameters'] / 1e6:.1f}", f"{row['macs'] / 1e9:.0f}", str(row["detections"])]
         cells += [f"{row['forward']:.2f}", f"{row['step']:.2f}"]
         runs = trainings.of(Variant(name, name))
         cells += [spread(runs, figure) for figure in ("bbox/AP", "segm/AP", "segm/AP75")]

@@ -59,12 +59,14 @@ def test_presets_in_figures(tmp_path: Path) -> None:
     output = tmp_path / "presets.json"
     quick = ["--output", str(tmp_path), "--quick", "--threads", "1"]
     arguments = [*quick, "--names"]
-    assert presets.main([*arguments, "keypointmaskrcnn_tiny", "--no-training"]) == 0
-    first = json.loads(output.read_text())["rows"]["keypointmaskrcnn_tiny"]
+    assert presets.main([*arguments, "keypointmaskrcnn_tiny", "fastrcnn_tiny", "--no-training"]) == 0
+    first = json.loads(output.read_text())["rows"]
     assert presets.main([*arguments, "keypointmaskrcnn_tiny", "maskrcnn_tiny", "--no-training"]) == 0
     rows = json.loads(output.read_text())["rows"]
-    assert rows["keypointmaskrcnn_tiny"] == first
+    assert {name: rows[name] for name in first} == first
     assert rows["maskrcnn_tiny"]["parameters"] > 12e6
+    assert rows["maskrcnn_tiny"]["detections"] == rows["keypointmaskrcnn_tiny"]["detections"] == 300
+    assert rows["fastrcnn_tiny"]["detections"] > 100  # of 1000 overlapping proposals
     stem = 3 * 64 * 49 * 32 * 48  # of a batch of 64 x 96
     assert 5 * stem < rows["maskrcnn_tiny"]["macs"] < 500 * stem
     assert presets.main([*arguments, "keypointmaskrcnn_tiny", "maskrcnn_tiny"]) == 0
