@@ -4,6 +4,7 @@
 # make lint       style and types;  make format  rewrites the sources in the project's style
 # make cpp-test   the C++ tests;  SANITIZE=address,undefined builds them with sanitizers
 # make sanitize   the operators' tests in Python over a library with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, gcc)
+# make emulate-cuda  the CUDA kernels run on the CPU, slowly, by the operators' tests (tests/cuda_emulation); SANITIZE as above
 # make nightly    2,000 random cases of every operator against the reference
 #
 # PYTHON   the Python to start from (default: the first of python3, python)
@@ -19,7 +20,7 @@ RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python
 
 OPERATOR_TESTS := $(CURDIR)/tests --ignore=$(CURDIR)/tests/maskrcnn --ignore=$(CURDIR)/tests/parity
 
-.PHONY: demo test gpu-check lint format cpp-test sanitize nightly clean
+.PHONY: demo test gpu-check lint format cpp-test sanitize emulate-cuda nightly clean
 
 # A torch that is there is used as it is: the environment then sees that Python's packages.
 $(VENV)/ready: pyproject.toml setup.py CMakeLists.txt Makefile
@@ -51,17 +52,31 @@ cpp-test: $(VENV)/ready
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cpp --target cpp_tests
 	cd build/cpp && PATH="$(abspath $(BIN)):$$PATH" ctest --output-on-failure
 
-# In a copy of the package, which is where Python starts and looks first. The interpreter is not sanitized, so the runtime is
-# loaded before it, and libstdc++ with it, whose exceptions the runtime must see; leaks would be torch's and Python's.
+# $(call test-variant,name,options of cmake,sanitizers,tests): the operators' tests over another build of the library, in a
+# copy of the package, which is where Python starts and looks first. The interpreter is not sanitized, so the runtime is
+# loaded before it, and libstdc++ with it, whose exceptions the runtime must see; leaks would be torch's and Python's. What
+# the library writes before it ends the program is not captured.
+define test-variant
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/$(1) -G Ninja -DMASKRCNN_OPS_CUDA=OFF -DMASKRCNN_OPS_PYTHON=ON $(2) \
+	  -DMASKRCNN_OPS_SANITIZE=$(3) -DPython3_EXECUTABLE=$(abspath $(BIN))/python > /dev/null
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/$(1) --target maskrcnn_ops _host
+	rm -rf build/$(1)/package && mkdir build/$(1)/package
+	cp -r maskrcnn_ops build/$(1)/package/ && cp build/$(1)/*.so build/$(1)/package/maskrcnn_ops/
+	cd build/$(1)/package && PATH="$(abspath $(BIN)):$$PATH" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(if $(3),LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)") \
+	  $(abspath $(BIN))/python -m pytest $(OPERATOR_TESTS) -p no:cacheprovider --capture=sys -k $(4)
+endef
+
+SANITIZERS := address,undefined
 sanitize: $(VENV)/ready
-	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/sanitize -G Ninja -DMASKRCNN_OPS_CUDA=OFF -DMASKRCNN_OPS_PYTHON=ON \
-	  -DMASKRCNN_OPS_SANITIZE=address,undefined -DPython3_EXECUTABLE=$(abspath $(BIN))/python > /dev/null
-	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/sanitize --target maskrcnn_ops _host
-	rm -rf build/sanitize/package && mkdir build/sanitize/package
-	cp -r maskrcnn_ops build/sanitize/package/ && cp build/sanitize/*.so build/sanitize/package/maskrcnn_ops/
-	cd build/sanitize/package && PATH="$(abspath $(BIN)):$$PATH" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  $(abspath $(BIN))/python -m pytest $(OPERATOR_TESTS) -k "not cuda" -p no:cacheprovider
+	$(call test-variant,sanitize,,$(SANITIZERS),"not cuda")
+
+# The tests that a GPU runs, by the CUDA kernels on the CPU; then which kernels ran how often.
+emulate-cuda: export CUDA_EMULATION_REPORT := $(CURDIR)/build/emulation/launches
+emulate-cuda: $(VENV)/ready
+	rm -f $(CUDA_EMULATION_REPORT)
+	$(call test-variant,emulation,-DMASKRCNN_OPS_EMULATE_CUDA=ON,$(SANITIZE),cpu)
+	awk '{ count[$$2] += $$1 } END { for (kernel in count) print count[kernel], kernel }' $(CUDA_EMULATION_REPORT) | sort -k 2
 
 nightly: build
 	HYPOTHESIS_PROFILE=nightly $(RUN) -m pytest $(OPERATOR_TESTS) -m hypothesis --durations=0
@@ -70,12 +85,12 @@ lint: $(VENV)/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	PATH="$(abspath $(BIN)):$$PATH" clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'tests/cpp/*' 'examples/cpp/*' | grep -E '\.(h|cpp|cu|inl)$$')
+	PATH="$(abspath $(BIN)):$$PATH" clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'tests/cpp/*' 'tests/cuda_emulation/*' 'examples/cpp/*' | grep -E '\.(h|cpp|cu|inl)$$')
 
 format: $(VENV)/ready
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	PATH="$(abspath $(BIN)):$$PATH" clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*' 'examples/cpp/*' | grep -E '\.(h|cpp|cu|inl)$$')
+	PATH="$(abspath $(BIN)):$$PATH" clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*' 'tests/cuda_emulation/*' 'examples/cpp/*' | grep -E '\.(h|cpp|cu|inl)$$')
 
 # Uses the Python that is there, without network: torch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis.
 gpu-check:

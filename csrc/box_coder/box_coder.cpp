@@ -54,12 +54,12 @@ EncodeInputs check_encode(const char* op, const Tensor& reference_boxes, const T
 Tensor encode_boxes(const Tensor& reference_boxes, const Tensor& proposals, const std::vector<double>& weights) {
   const char* op = "encode_boxes";
   const auto [boxes, anchors] = check_encode(op, reference_boxes, proposals);
-  Tensor deltas = torch::stable::new_empty(boxes, {boxes.size(0), 4});
+  Tensor deltas = empty(boxes, {boxes.size(0), 4});
   with_coordinate_type(boxes, [&, &boxes = boxes, &anchors = anchors](auto tag) {
     using C = decltype(tag);
     const BoxCoder<C> coder = coder_of<C>(op, weights);
     if (deltas.numel() == 0) return;
-    if (boxes.is_cuda())
+    if (on_cuda(boxes))
       LAUNCH_CUDA(op, boxes, encode_boxes_cuda<C>, pointer<C>(boxes), pointer<C>(anchors), mutable_pointer<C>(deltas),
                   boxes.size(0), coder);
     else encode_boxes_cpu(pointer<C>(boxes), pointer<C>(anchors), mutable_pointer<C>(deltas), boxes.size(0), coder);
@@ -73,13 +73,13 @@ std::tuple<Tensor, Tensor> encode_boxes_backward(const Tensor& grad_deltas, cons
   const auto [boxes, anchors] = check_encode(op, reference_boxes, proposals);
   const Tensor grad = coordinates(op, grad_deltas, "grad_deltas", boxes, "reference_boxes");
   check_shape_like(op, grad, "grad_deltas", boxes);
-  Tensor grad_boxes = torch::stable::new_empty(boxes, {boxes.size(0), 4});
-  Tensor grad_anchors = torch::stable::new_empty(boxes, {boxes.size(0), 4});
+  Tensor grad_boxes = empty(boxes, {boxes.size(0), 4});
+  Tensor grad_anchors = empty(boxes, {boxes.size(0), 4});
   with_coordinate_type(boxes, [&, &boxes = boxes, &anchors = anchors](auto tag) {
     using C = decltype(tag);
     const BoxCoder<C> coder = coder_of<C>(op, weights);
     if (grad.numel() == 0) return;
-    if (boxes.is_cuda())
+    if (on_cuda(boxes))
       LAUNCH_CUDA(op, boxes, encode_boxes_backward_cuda<C>, pointer<C>(grad), pointer<C>(boxes), pointer<C>(anchors),
                   mutable_pointer<C>(grad_boxes), mutable_pointer<C>(grad_anchors), boxes.size(0), coder);
     else
@@ -125,7 +125,7 @@ void launch_decode(const char* op, const Tensor& deltas, const Anchors& anchors,
                    const BoxCoder<C>& coder) {
   const int64_t count = deltas.numel() / 4;
   if (count == 0) return;
-  if (deltas.is_cuda())
+  if (on_cuda(deltas))
     LAUNCH_CUDA(op, deltas, (decode_boxes_cuda<C, Anchors>), pointer<C>(deltas), anchors, mutable_pointer<C>(boxes),
                 count, coder);
   else decode_boxes_cpu(pointer<C>(deltas), anchors, mutable_pointer<C>(boxes), count, coder);
@@ -136,7 +136,7 @@ void launch_decode_backward(const char* op, const Tensor& grad_boxes, const Tens
                             Tensor& grad_deltas, const BoxCoder<C>& coder) {
   const int64_t count = deltas.numel() / 4;
   if (count == 0) return;
-  if (deltas.is_cuda())
+  if (on_cuda(deltas))
     LAUNCH_CUDA(op, deltas, (decode_boxes_backward_cuda<C, Anchors>), pointer<C>(grad_boxes), pointer<C>(deltas),
                 anchors, mutable_pointer<C>(grad_deltas), count, coder);
   else
@@ -147,7 +147,7 @@ void launch_decode_backward(const char* op, const Tensor& grad_boxes, const Tens
 Tensor decode_boxes(const Tensor& deltas, const Tensor& anchors, const std::vector<double>& weights, double clip) {
   const char* op = "decode_boxes";
   const DecodeInputs in = check_decode(op, deltas, anchors);
-  Tensor boxes = torch::stable::new_empty(in.deltas, {in.deltas.size(0), in.deltas.size(1)});
+  Tensor boxes = empty(in.deltas, {in.deltas.size(0), in.deltas.size(1)});
   with_coordinate_type(in.deltas, [&](auto tag) {
     using C = decltype(tag);
     const StoredAnchors<C> stored{pointer<C>(in.anchors), in.deltas.size(1) / 4};
@@ -162,7 +162,7 @@ Tensor decode_boxes_backward(const Tensor& grad_boxes, const Tensor& deltas, con
   const DecodeInputs in = check_decode(op, deltas, anchors);
   const Tensor grad = coordinates(op, grad_boxes, "grad_boxes", in.deltas, "deltas");
   check_shape_like(op, grad, "grad_boxes", in.deltas);
-  Tensor grad_deltas = torch::stable::new_empty(in.deltas, {in.deltas.size(0), in.deltas.size(1)});
+  Tensor grad_deltas = empty(in.deltas, {in.deltas.size(0), in.deltas.size(1)});
   with_coordinate_type(in.deltas, [&](auto tag) {
     using C = decltype(tag);
     const StoredAnchors<C> stored{pointer<C>(in.anchors), in.deltas.size(1) / 4};
@@ -177,13 +177,13 @@ Tensor decode_boxes_backward_anchors(const Tensor& grad_boxes, const Tensor& del
   const DecodeInputs in = check_decode(op, deltas, anchors);
   const Tensor grad = coordinates(op, grad_boxes, "grad_boxes", in.deltas, "deltas");
   check_shape_like(op, grad, "grad_boxes", in.deltas);
-  Tensor grad_anchors = torch::stable::new_empty(in.anchors, {in.anchors.size(0), 4});
+  Tensor grad_anchors = empty(in.anchors, {in.anchors.size(0), 4});
   with_coordinate_type(in.deltas, [&](auto tag) {
     using C = decltype(tag);
     const BoxCoder<C> coder = coder_of<C>(op, weights, clip);
     const int64_t rows = in.anchors.size(0), classes = in.deltas.size(1) / 4;
     if (rows == 0) return;
-    if (grad.is_cuda())
+    if (on_cuda(grad))
       LAUNCH_CUDA(op, grad, decode_boxes_backward_anchors_cuda<C>, pointer<C>(grad), pointer<C>(in.deltas),
                   mutable_pointer<C>(grad_anchors), rows, classes, coder);
     else
@@ -204,7 +204,7 @@ Tensor decode_grid(const Tensor& deltas, const Tensor& cell_anchors, int64_t hei
                    double stride_x, const std::vector<double>& weights, double clip) {
   const char* op = "decode_grid";
   const DecodeInputs in = check_decode_grid(op, deltas, cell_anchors, height, width);
-  Tensor boxes = torch::stable::new_empty(in.deltas, {in.deltas.size(0), in.deltas.size(1), 4});
+  Tensor boxes = empty(in.deltas, {in.deltas.size(0), in.deltas.size(1), 4});
   with_coordinate_type(in.deltas, [&](auto tag) {
     using C = decltype(tag);
     launch_decode(op, in.deltas, grid_of_anchors<C>(in.anchors, height, width, stride_y, stride_x), boxes,
@@ -220,7 +220,7 @@ Tensor decode_grid_backward(const Tensor& grad_boxes, const Tensor& deltas, cons
   const DecodeInputs in = check_decode_grid(op, deltas, cell_anchors, height, width);
   const Tensor grad = coordinates(op, grad_boxes, "grad_boxes", in.deltas, "deltas");
   check_shape_like(op, grad, "grad_boxes", in.deltas);
-  Tensor grad_deltas = torch::stable::new_empty(in.deltas, {in.deltas.size(0), in.deltas.size(1), 4});
+  Tensor grad_deltas = empty(in.deltas, {in.deltas.size(0), in.deltas.size(1), 4});
   with_coordinate_type(in.deltas, [&](auto tag) {
     using C = decltype(tag);
     launch_decode_backward(op, grad, in.deltas, grid_of_anchors<C>(in.anchors, height, width, stride_y, stride_x),

@@ -47,11 +47,11 @@ PairInputs check_pairs(const char* op, const Tensor& boxes1, const char* name1, 
 
 Tensor overlaps(const char* op, const Tensor& boxes1, const Tensor& boxes2, bool generalized) {
   const PairInputs in = check_pairs(op, boxes1, "boxes1", boxes2, "boxes2");
-  Tensor result = torch::stable::new_empty(in.boxes1, in.result_shape);
+  Tensor result = empty(in.boxes1, in.result_shape);
   if (result.numel() == 0) return result;
   with_coordinate_type(in.boxes1, [&](auto tag) {
     using C = decltype(tag);
-    if (result.is_cuda())
+    if (on_cuda(result))
       LAUNCH_CUDA(op, result, box_iou_cuda<C>, pointer<C>(in.boxes1), pointer<C>(in.boxes2), mutable_pointer<C>(result),
                   in.pairs, generalized);
     else box_iou_cpu(pointer<C>(in.boxes1), pointer<C>(in.boxes2), mutable_pointer<C>(result), in.pairs, generalized);
@@ -76,14 +76,14 @@ Tensor box_iou_backward(const Tensor& grad, const Tensor& boxes, const Tensor& o
   check_same_device(grad, boxes, op, "grad", "boxes");
   CHECK_ARG(grad.scalar_type() == boxes.scalar_type(), op, ": expected grad and boxes of one dtype, got ",
             type_of(grad), " and ", type_of(boxes));
-  Tensor result = torch::stable::empty_like(in.boxes1);
+  Tensor result = empty(in.boxes1, sizes_of(in.boxes1));
   if (result.numel() == 0) return result;
   if (grad.numel() == 0) return torch::stable::zero_(result);
   const Tensor flat = torch::stable::reshape(grad, {in.pairs.batches, in.pairs.rows, in.pairs.columns});
   with_coordinate_type(in.boxes1, [&](auto tag) {
     using C = decltype(tag);
     const PairGradient<C> weights{pointer<C>(flat), flat.stride(0), flat.stride(1), flat.stride(2)};
-    if (result.is_cuda())
+    if (on_cuda(result))
       LAUNCH_CUDA(op, result, box_iou_backward_cuda<C>, weights, pointer<C>(in.boxes1), pointer<C>(in.boxes2),
                   mutable_pointer<C>(result), in.pairs, generalized);
     else

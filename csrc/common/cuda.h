@@ -8,6 +8,15 @@
 
 namespace maskrcnn_ops {
 
+// Whether the CUDA kernels are to run. Emulated (tests/cuda_emulation), they run on the CPU's tensors.
+inline bool on_cuda([[maybe_unused]] const Tensor& tensor) {
+#ifdef MASKRCNN_OPS_EMULATED_CUDA
+  return true;
+#else
+  return tensor.is_cuda();
+#endif
+}
+
 #ifdef MASKRCNN_OPS_WITH_CUDA
 
 // Makes the tensor's device current for its lifetime and finds torch's stream there.

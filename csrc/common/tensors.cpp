@@ -1,12 +1,23 @@
 #include "common/tensors.h"
 
+#include <algorithm>
+#include <numeric>
+
 namespace maskrcnn_ops {
 
-std::string shape_of(const Tensor& tensor) {
+Shape sizes_of(const Tensor& tensor) {
+  Shape sizes(tensor.dim());
+  for (size_t i = 0; i < sizes.size(); ++i) sizes[i] = tensor.size(static_cast<int64_t>(i));
+  return sizes;
+}
+
+std::string shape_of(const Shape& shape) {
   std::string text = "[";
-  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i ? ", " : "") + std::to_string(tensor.size(i));
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
   return text + "]";
 }
+
+std::string shape_of(const Tensor& tensor) { return shape_of(sizes_of(tensor)); }
 
 std::string type_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -64,10 +75,44 @@ bool is_channels_last(const Tensor& map) {
   return true;
 }
 
-Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty({n, c, h, w}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+namespace {
+
+// `order` names the dimensions from the innermost outwards.
+Tensor empty_strided(const Tensor& like, const Shape& shape, const Shape& order, ScalarType type) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  Shape strides(shape.size());
+  int64_t stride = 1;
+  for (const int64_t dim : order) {
+    strides[dim] = stride;
+    stride *= std::max<int64_t>(shape[dim], 1);
+  }
+  int32_t device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                         strides.data(), to<int32_t>(from(type)), device_type,
+                                                         device_index, &made));
+  return Tensor(made);
+}
+
+}  // namespace
+
+Tensor empty(const Tensor& like, const Shape& shape, ScalarType type) {
+  Shape order(shape.size());
+  std::iota(order.rbegin(), order.rend(), 0);
+  return empty_strided(like, shape, order, type);
+}
+
+Tensor empty(const Tensor& like, const Shape& shape) { return empty(like, shape, like.scalar_type()); }
+
+Tensor empty_map(const Tensor& like, const Shape& shape, bool channels_last, ScalarType type) {
+  return empty_strided(like, shape, channels_last ? Shape{1, 3, 2, 0} : Shape{3, 2, 1, 0}, type);
+}
+
+Tensor empty_map(const Tensor& like, const Shape& shape, bool channels_last) {
+  return empty_map(like, shape, channels_last, like.scalar_type());
 }
 
 }  // namespace maskrcnn_ops

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "common/scalar.h"
 
@@ -18,6 +19,7 @@ namespace maskrcnn_ops {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using Shape = std::vector<int64_t>;
 
 // Error grammar: `roi_align: expected rois of shape [R, 5], got [7, 4]`. Not STD_TORCH_CHECK, whose messages begin
 // with the place in our sources.
@@ -33,6 +35,8 @@ template <class... Parts>
   throw std::runtime_error(message.str());
 }
 
+Shape sizes_of(const Tensor& tensor);
+std::string shape_of(const Shape& shape);
 std::string shape_of(const Tensor& tensor);
 std::string type_of(const Tensor& tensor);
 std::string device_of(const Tensor& tensor);
@@ -51,7 +55,14 @@ Tensor as_coordinates(const Tensor& tensor, const char* op, const char* argument
 
 // Contiguous in memory as [N, H, W, C], and not at the same time as [N, C, H, W].
 bool is_channels_last(const Tensor& map);
-Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last);
+
+// New memory on the device of `like`, by default of its type. By torch's C function: torch::stable::empty and new_empty
+// look an operator up by its name, which takes longer than many a kernel.
+Tensor empty(const Tensor& like, const Shape& shape, ScalarType type);
+Tensor empty(const Tensor& like, const Shape& shape);
+// [N, C, H, W], in memory also as [N, H, W, C].
+Tensor empty_map(const Tensor& like, const Shape& shape, bool channels_last, ScalarType type);
+Tensor empty_map(const Tensor& like, const Shape& shape, bool channels_last);
 
 // Calls function(T{}) with the kernel's type for the tensor's floating-point dtype.
 template <class Function>

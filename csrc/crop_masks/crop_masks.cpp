@@ -40,7 +40,7 @@ Tensor crop(const char* op, const Source& source, const Tensor& rois, int64_t ob
   CHECK_ARG(rois.dim() == 2 && rois.size(1) == 5, op, ": expected rois of shape [R, 5], got ", shape_of(rois));
   const Tensor regions = as_coordinates(rois, op, "rois");
   check_image_indices(op, regions, objects);
-  Tensor output = torch::stable::new_empty(regions, {regions.size(0), pooled_height, pooled_width});
+  Tensor output = empty(regions, {regions.size(0), pooled_height, pooled_width});
   if (output.numel() == 0) return output;
   if (objects == 0 || source.height == 0 || source.width == 0) return torch::stable::zero_(output);
   const CropMasks args{objects,
@@ -52,7 +52,7 @@ Tensor crop(const char* op, const Source& source, const Tensor& rois, int64_t ob
                        aligned};
   with_coordinate_type(regions, [&](auto coordinate) {
     using C = decltype(coordinate);
-    if (regions.is_cuda())
+    if (on_cuda(regions))
       LAUNCH_CUDA(op, regions, (crop_masks_cuda<C, Source>), source, pointer<C>(regions), mutable_pointer<C>(output),
                   args);
     else crop_masks_cpu(source, pointer<C>(regions), mutable_pointer<C>(output), args);

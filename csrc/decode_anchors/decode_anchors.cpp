@@ -127,19 +127,19 @@ Result decode_anchors(const Tensors& objectness, const Tensors& deltas, const Te
     const ProposalArgs<T> args = args_of<T>(in, options);
     const Tensor& like = in.image_sizes;
     auto& [boxes, scores, levels, counts] = result;
-    boxes = torch::stable::new_empty(like, {args.images, args.slots, 4});
-    scores = torch::stable::new_empty(like, {args.images, args.slots});
-    levels = torch::stable::new_empty(like, {args.images, args.slots}, ScalarType::Long);
-    counts = torch::stable::new_empty(like, {args.images}, ScalarType::Long);
+    boxes = empty(like, {args.images, args.slots, 4});
+    scores = empty(like, {args.images, args.slots});
+    levels = empty(like, {args.images, args.slots}, ScalarType::Long);
+    counts = empty(like, {args.images}, ScalarType::Long);
     if (args.images == 0) return;
     const Proposals<A> out{mutable_pointer<A>(boxes), mutable_pointer<A>(scores), mutable_pointer<int64_t>(levels),
                            mutable_pointer<int64_t>(counts)};
-    if (like.is_cuda()) {
+    if (on_cuda(like)) {
       int64_t largest = 1;
       for (int l = 0; l < args.level_count; ++l) largest = std::max(largest, sorted_size(args.levels[l].kept));
       const int64_t bytes = args.images * args.level_count * largest * sizeof(Candidate<FallingKey<A>>);
-      const Tensor chosen = torch::stable::new_empty(like, {args.images * args.slots}, ScalarType::Int);
-      const Tensor candidates = torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
+      const Tensor chosen = empty(like, {args.images * args.slots}, ScalarType::Int);
+      const Tensor candidates = empty(like, {bytes}, ScalarType::Byte);
       LAUNCH_CUDA(op, like, decode_anchors_cuda<T>, args, pointer<A>(like), out, mutable_pointer<uint32_t>(chosen),
                   candidates.mutable_data_ptr());
     } else {

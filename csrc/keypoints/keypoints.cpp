@@ -20,14 +20,14 @@ std::tuple<Tensor, Tensor> heatmaps_to_keypoints(const Tensor& heatmaps, const T
   CHECK_ARG(args.regions * args.keypoints == 0 || args.height * args.width > 0, op,
             ": expected heatmaps of at least one pixel, got ", shape_of(heatmaps));
   const ScalarType type = heatmaps.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor keypoints = torch::stable::new_empty(heatmaps, {args.regions, args.keypoints, 3}, type);
-  Tensor scores = torch::stable::new_empty(heatmaps, {args.regions, args.keypoints}, type);
+  Tensor keypoints = empty(heatmaps, {args.regions, args.keypoints, 3}, type);
+  Tensor scores = empty(heatmaps, {args.regions, args.keypoints}, type);
   if (scores.numel() == 0) return {keypoints, scores};
   const Tensor maps = as_contiguous(heatmaps);
   const Tensor converted = as_contiguous(boxes, type);
   with_element_type(maps, [&](auto element) {
     using T = decltype(element);
-    if (maps.is_cuda())
+    if (on_cuda(maps))
       LAUNCH_CUDA(op, maps, heatmaps_to_keypoints_cuda<T>, pointer<T>(maps), pointer<Acc<T>>(converted),
                   mutable_pointer<Acc<T>>(keypoints), mutable_pointer<Acc<T>>(scores), args);
     else

@@ -32,7 +32,7 @@ void with_significant_bits(const Tensor& masks, const Function& function) {
 Tensor masks_to_boxes(const Tensor& masks) {
   CHECK_ARG(masks.dim() == 3, "masks_to_boxes: expected masks of shape [L, H, W], got ", shape_of(masks));
   const MaskStack stack{masks.size(0), masks.size(1), masks.size(2)};
-  Tensor boxes = torch::stable::new_empty(masks, {stack.masks, 4}, ScalarType::Float);
+  Tensor boxes = empty(masks, {stack.masks, 4}, ScalarType::Float);
   with_significant_bits(masks, [&](auto significant) {
     using U = decltype(significant);
     if (boxes.numel() == 0) return;
@@ -41,8 +41,8 @@ Tensor masks_to_boxes(const Tensor& masks) {
       return;
     }
     const Tensor dense = as_contiguous(masks);
-    if (masks.is_cuda()) {
-      Tensor bands = torch::stable::new_empty(masks, {Bands{stack, cuda_band_rows}.count(), 4}, ScalarType::Long);
+    if (on_cuda(masks)) {
+      Tensor bands = empty(masks, {Bands{stack, cuda_band_rows}.count(), 4}, ScalarType::Long);
       LAUNCH_CUDA("masks_to_boxes", masks, masks_to_boxes_cuda<U>, pointer<U>(dense), significant,
                   mutable_pointer<float>(boxes), mutable_pointer<PixelBox>(bands), stack);
     } else {

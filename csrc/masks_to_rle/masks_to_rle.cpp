@@ -11,9 +11,7 @@ namespace {
 
 using Runs = std::tuple<Tensor, Tensor>;  // counts, offsets
 
-Tensor empty_longs(int64_t size, const Tensor& like) {
-  return torch::stable::empty({size}, ScalarType::Long, std::nullopt, like.device());
-}
+Tensor empty_longs(int64_t size, const Tensor& like) { return empty(like, {size}, ScalarType::Long); }
 
 Runs gather(const std::vector<std::vector<int64_t>>& runs) {
   int64_t total = 0;
@@ -47,7 +45,7 @@ Runs masks_to_rle(const Tensor& masks, const Tensor& boxes, int64_t height, int6
   const auto in = paste_inputs::check_inputs(op, masks, boxes, height, width, integer);
   CHECK_ARG(threshold == threshold, op, ": expected threshold to be a number, got nan");
   if (masks.numel() == 0 || height * width == 0) return constant(masks, height * width, threshold);
-  if (masks.is_cpu()) {
+  if (!on_cuda(masks)) {
     std::vector<std::vector<int64_t>> runs(masks.size(0));
     paste_inputs::with_types(in.masks, in.boxes, [&](auto element, auto coordinate) {
       using T = decltype(element);

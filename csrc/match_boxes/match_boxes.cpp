@@ -31,11 +31,11 @@ std::tuple<Tensor, Tensor> match(const char* op, const Tensor& truths, const Box
   CHECK_ARG(low <= high, op, ": expected low <= high, got ", low, " and ", high);
   CHECK_ARG(truths.size(0) < int64_t(1) << 31, op, ": expected fewer than 2^31 gt_boxes, got ", truths.size(0));
   const MatchRule<C> rule{truths.size(0), static_cast<C>(high), static_cast<C>(low), low_quality};
-  Tensor matches = torch::stable::new_empty(truths, {boxes.size()}, ScalarType::Long);
-  Tensor ious = torch::stable::new_empty(truths, {boxes.size()});
+  Tensor matches = empty(truths, {boxes.size()}, ScalarType::Long);
+  Tensor ious = empty(truths, {boxes.size()});
   if (boxes.size() == 0) return {matches, ious};
-  if (truths.is_cuda()) {
-    const Tensor truth_best = torch::stable::new_empty(truths, {rule.truths}, ScalarType::Long);
+  if (on_cuda(truths)) {
+    const Tensor truth_best = empty(truths, {rule.truths}, ScalarType::Long);
     LAUNCH_CUDA(op, truths, (match_boxes_cuda<C, Boxes>), pointer<C>(truths), boxes, mutable_pointer<int64_t>(matches),
                 mutable_pointer<C>(ious), mutable_pointer<int64_t>(truth_best), rule);
   } else {

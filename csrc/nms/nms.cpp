@@ -14,23 +14,18 @@ namespace {
 
 using MaybeTensor = std::optional<Tensor>;
 
-void check_shape(const char* op, const Tensor& tensor, const char* name, std::vector<int64_t> shape,
-                 const Tensor& boxes) {
+void check_shape(const char* op, const Tensor& tensor, const char* name, const Shape& shape, const Tensor& boxes) {
   bool right = tensor.dim() == static_cast<int64_t>(shape.size());
-  std::string expected;
-  for (size_t i = 0; i < shape.size(); ++i) {
-    right = right && tensor.size(i) == shape[i];
-    expected += (i ? ", " : "") + std::to_string(shape[i]);
-  }
-  CHECK_ARG(right, op, ": expected ", name, " of shape [", expected, "], got ", shape_of(tensor));
+  for (size_t i = 0; right && i < shape.size(); ++i) right = tensor.size(i) == shape[i];
+  CHECK_ARG(right, op, ": expected ", name, " of shape ", shape_of(shape), ", got ", shape_of(tensor));
   check_same_device(boxes, tensor, op, "boxes", name);
 }
 
 // Integers of any dtype, as int64.
-MaybeTensor as_integers(const char* op, const MaybeTensor& tensor, const char* name, std::vector<int64_t> shape,
+MaybeTensor as_integers(const char* op, const MaybeTensor& tensor, const char* name, const Shape& shape,
                         const Tensor& boxes) {
   if (!tensor) return std::nullopt;
-  check_shape(op, *tensor, name, std::move(shape), boxes);
+  check_shape(op, *tensor, name, shape, boxes);
   const ScalarType type = tensor->scalar_type();
   CHECK_ARG(type == ScalarType::Byte || type == ScalarType::Char || type == ScalarType::Short ||
                 type == ScalarType::Int || type == ScalarType::Long,
@@ -122,10 +117,7 @@ Inputs check_padded(const Tensor& boxes, const Tensor& scores, const MaybeTensor
   return inputs;
 }
 
-Tensor nms(const Tensor& boxes, const Tensor& scores, const MaybeTensor& idxs, double iou_threshold,
-           const MaybeTensor& image_idxs, std::optional<double> score_threshold, std::optional<int64_t> max_output,
-           bool fast) {
-  const Inputs inputs = check(boxes, scores, idxs, iou_threshold, image_idxs, score_threshold, max_output, fast);
+Tensor nms_on_cpu(const Inputs& inputs) {
   std::vector<int64_t> kept;
   with_types(inputs, [&](auto coordinate, auto score) {
     using C = decltype(coordinate);
@@ -133,17 +125,14 @@ Tensor nms(const Tensor& boxes, const Tensor& scores, const MaybeTensor& idxs, d
     kept = nms_cpu(inputs.as_boxes<C, S>(), Inputs::integers(inputs.owners), inputs.options<C, S>());
   });
   const auto count = static_cast<int64_t>(kept.size());
-  Tensor result = torch::stable::empty({count}, ScalarType::Long);
+  Tensor result = empty(inputs.boxes, {count}, ScalarType::Long);
   if (count > 0) std::memcpy(result.mutable_data_ptr(), kept.data(), sizeof(int64_t) * kept.size());
   return result;
 }
 
-std::tuple<Tensor, Tensor> padded_nms(const Tensor& boxes, const Tensor& scores, const MaybeTensor& classes,
-                                      const MaybeTensor& counts, double iou_threshold,
-                                      std::optional<double> score_threshold, int64_t max_output) {
-  const Inputs inputs = check_padded(boxes, scores, classes, counts, iou_threshold, score_threshold, max_output);
-  const Tensor indices = torch::stable::empty({inputs.images, max_output}, ScalarType::Long);
-  const Tensor kept = torch::stable::empty({inputs.images}, ScalarType::Long);
+std::tuple<Tensor, Tensor> padded_nms_on_cpu(const Inputs& inputs) {
+  const Tensor indices = empty(inputs.boxes, {inputs.images, inputs.most}, ScalarType::Long);
+  const Tensor kept = empty(inputs.boxes, {inputs.images}, ScalarType::Long);
   with_types(inputs, [&](auto coordinate, auto score) {
     using C = decltype(coordinate);
     using S = decltype(score);
@@ -175,12 +164,9 @@ Orders orders_of(const Inputs& inputs, bool sorted) {
 // indices [images, room] and kept [images]. With groups, a limit lets boxes be visited by score, to stop early;
 // otherwise they are sorted by group, so that groups that do not meet cost nothing.
 std::tuple<Tensor, Tensor> run_on_cuda(const Inputs& inputs, int64_t room) {
-  auto memory = [&](std::vector<int64_t> shape, ScalarType type) {
-    return torch::stable::empty(shape, type, std::nullopt, inputs.boxes.device());
-  };
-  const Tensor indices = memory({inputs.images, room}, ScalarType::Long),
-               kept = memory({inputs.images}, ScalarType::Long);
-  if (inputs.images == 0) return {indices, kept};
+  auto memory = [&](const Shape& shape, ScalarType type) { return empty(inputs.boxes, shape, type); };
+  Tensor indices = memory({inputs.images, room}, ScalarType::Long), kept = memory({inputs.images}, ScalarType::Long);
+  if (inputs.images == 0 || inputs.count == 0) return {torch::stable::fill_(indices, -1), torch::stable::zero_(kept)};
   const bool padded = inputs.boxes.dim() == 3;
   const bool sorted = !padded && inputs.groups && (inputs.owners || room == inputs.count || inputs.by_all);
   const NmsSizes sizes{inputs.images, inputs.count, room, sorted};
@@ -212,12 +198,9 @@ std::tuple<Tensor, Tensor> run_on_cuda(const Inputs& inputs, int64_t room) {
 }
 
 // The number of kept boxes is read back at the end: the one synchronisation.
-Tensor nms_on_cuda(const Tensor& boxes, const Tensor& scores, const MaybeTensor& idxs, double iou_threshold,
-                   const MaybeTensor& image_idxs, std::optional<double> score_threshold,
-                   std::optional<int64_t> max_output, bool fast) {
-  const Inputs inputs = check(boxes, scores, idxs, iou_threshold, image_idxs, score_threshold, max_output, fast);
+Tensor nms_on_cuda(const Inputs& inputs) {
   const int64_t room = inputs.owners ? inputs.count : std::min(inputs.most, inputs.count);
-  if (inputs.count == 0) return torch::stable::empty({0}, ScalarType::Long, std::nullopt, boxes.device());
+  if (inputs.count == 0) return empty(inputs.boxes, {0}, ScalarType::Long);
   const auto [indices, kept] = run_on_cuda(inputs, room);
   const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
   const Tensor listed = torch::stable::to(kept, cpu);
@@ -225,21 +208,27 @@ Tensor nms_on_cuda(const Tensor& boxes, const Tensor& scores, const MaybeTensor&
   return torch::stable::clone(torch::stable::narrow(flat, 0, 0, *pointer<int64_t>(listed)));
 }
 
-std::tuple<Tensor, Tensor> padded_nms_on_cuda(const Tensor& boxes, const Tensor& scores, const MaybeTensor& classes,
-                                              const MaybeTensor& counts, double iou_threshold,
-                                              std::optional<double> score_threshold, int64_t max_output) {
-  return run_on_cuda(check_padded(boxes, scores, classes, counts, iou_threshold, score_threshold, max_output),
-                     max_output);
+Tensor nms(const Tensor& boxes, const Tensor& scores, const MaybeTensor& idxs, double iou_threshold,
+           const MaybeTensor& image_idxs, std::optional<double> score_threshold, std::optional<int64_t> max_output,
+           bool fast) {
+  const Inputs inputs = check(boxes, scores, idxs, iou_threshold, image_idxs, score_threshold, max_output, fast);
+  return on_cuda(boxes) ? nms_on_cuda(inputs) : nms_on_cpu(inputs);
+}
+
+std::tuple<Tensor, Tensor> padded_nms(const Tensor& boxes, const Tensor& scores, const MaybeTensor& classes,
+                                      const MaybeTensor& counts, double iou_threshold,
+                                      std::optional<double> score_threshold, int64_t max_output) {
+  const Inputs inputs = check_padded(boxes, scores, classes, counts, iou_threshold, score_threshold, max_output);
+  return on_cuda(boxes) ? run_on_cuda(inputs, max_output) : padded_nms_on_cpu(inputs);
+}
+
+void register_kernels(torch::stable::detail::StableLibrary& m) {
+  m.impl("nms", TORCH_BOX(&nms));
+  m.impl("padded_nms", TORCH_BOX(&padded_nms));
 }
 
 }  // namespace
 }  // namespace maskrcnn_ops
 
-STABLE_TORCH_LIBRARY_IMPL(maskrcnn_ops, CPU, m) {
-  m.impl("nms", TORCH_BOX(&maskrcnn_ops::nms));
-  m.impl("padded_nms", TORCH_BOX(&maskrcnn_ops::padded_nms));
-}
-STABLE_TORCH_LIBRARY_IMPL(maskrcnn_ops, CUDA, m) {
-  m.impl("nms", TORCH_BOX(&maskrcnn_ops::nms_on_cuda));
-  m.impl("padded_nms", TORCH_BOX(&maskrcnn_ops::padded_nms_on_cuda));
-}
+STABLE_TORCH_LIBRARY_IMPL(maskrcnn_ops, CPU, m) { maskrcnn_ops::register_kernels(m); }
+STABLE_TORCH_LIBRARY_IMPL(maskrcnn_ops, CUDA, m) { maskrcnn_ops::register_kernels(m); }

@@ -17,14 +17,14 @@ Tensor paste_masks(const Tensor& masks, const Tensor& boxes, int64_t height, int
   const char* op = "paste_masks";
   const Inputs in = check_inputs(op, masks, boxes, height, width, integer);
   CHECK_ARG(threshold == threshold, op, ": expected threshold to be a number or None, got nan");
-  Tensor output = torch::stable::new_empty(in.masks, {in.args.masks, height, width}, ScalarType::Bool);
+  Tensor output = empty(in.masks, {in.args.masks, height, width}, ScalarType::Bool);
   if (output.numel() == 0) return output;
   if (masks.numel() == 0) return torch::stable::fill_(output, 0 > threshold);
   with_types(in.masks, in.boxes, [&](auto element, auto coordinate) {
     using T = decltype(element);
     using C = decltype(coordinate);
     const auto limit = static_cast<Acc<T>>(threshold);
-    if (masks.is_cuda())
+    if (on_cuda(masks))
       LAUNCH_CUDA(op, masks, (paste_masks_cuda<T, C>), pointer<T>(in.masks), pointer<C>(in.boxes),
                   mutable_pointer<uint8_t>(output), limit, in.args);
     else paste_masks_cpu(pointer<T>(in.masks), pointer<C>(in.boxes), mutable_pointer<uint8_t>(output), limit, in.args);
@@ -35,13 +35,13 @@ Tensor paste_masks(const Tensor& masks, const Tensor& boxes, int64_t height, int
 Tensor paste_probabilities(const Tensor& masks, const Tensor& boxes, int64_t height, int64_t width, bool integer) {
   const char* op = "paste_masks";
   const Inputs in = check_inputs(op, masks, boxes, height, width, integer);
-  Tensor output = torch::stable::new_empty(in.masks, {in.args.masks, height, width});
+  Tensor output = empty(in.masks, {in.args.masks, height, width});
   if (output.numel() == 0) return output;
   if (masks.numel() == 0) return torch::stable::zero_(output);
   with_types(in.masks, in.boxes, [&](auto element, auto coordinate) {
     using T = decltype(element);
     using C = decltype(coordinate);
-    if (masks.is_cuda())
+    if (on_cuda(masks))
       LAUNCH_CUDA(op, masks, (paste_probabilities_cuda<T, C>), pointer<T>(in.masks), pointer<C>(in.boxes),
                   mutable_pointer<T>(output), in.args);
     else paste_probabilities_cpu(pointer<T>(in.masks), pointer<C>(in.boxes), mutable_pointer<T>(output), in.args);
@@ -61,7 +61,7 @@ Tensor paste_probabilities_backward(const Tensor& grad_output, const Tensor& box
             ": expected grad_output with sides of at most 2^30, got ", shape_of(grad_output));
   const Tensor coordinates = check_boxes(op, boxes, grad_output, "grad_output");
   const Tensor grad = as_contiguous(grad_output);
-  Tensor grad_masks = torch::stable::new_empty(grad, {grad.size(0), mask_height, mask_width});
+  Tensor grad_masks = empty(grad, {grad.size(0), mask_height, mask_width});
   if (grad_masks.numel() == 0) return grad_masks;
   if (grad.numel() == 0) return torch::stable::zero_(grad_masks);
   const PasteMasks args{grad.size(0),
@@ -73,7 +73,7 @@ Tensor paste_probabilities_backward(const Tensor& grad_output, const Tensor& box
   with_types(grad, coordinates, [&](auto element, auto coordinate) {
     using T = decltype(element);
     using C = decltype(coordinate);
-    if (grad.is_cuda())
+    if (on_cuda(grad))
       LAUNCH_CUDA(op, grad, (paste_probabilities_backward_cuda<T, C>), pointer<T>(grad), pointer<C>(coordinates),
                   mutable_pointer<T>(grad_masks), args);
     else

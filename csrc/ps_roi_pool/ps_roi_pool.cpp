@@ -30,12 +30,13 @@ Tensor pool(const char* op, const Tensor& input, const Tensor& rois, double spat
             " channels (output_size), got ", input.size(1));
   const PsRoiPool args = options(op, input.size(0), input.size(1) / bins, input.size(2), input.size(3), boxes.size(0),
                                  pooled_height, pooled_width, spatial_scale, sampling_ratio);
-  Tensor output = empty_map(input, boxes.size(0), args.channels, pooled_height, pooled_width, is_channels_last(input));
+  Tensor output =
+      empty_map(input, {boxes.size(0), args.channels, pooled_height, pooled_width}, is_channels_last(input));
   if (output.numel() == 0) return output;
   if (input.numel() == 0) return torch::stable::zero_(output);
   with_element_type(input, [&](auto element) {
     using T = decltype(element);
-    if (input.is_cuda())
+    if (on_cuda(input))
       LAUNCH_CUDA(op, input, (ps_roi_pool_cuda<Bins, T>), pointer<T>(input), strides_of(input), pointer<Acc<T>>(boxes),
                   mutable_pointer<T>(output), strides_of(output), args);
     else
@@ -58,12 +59,12 @@ Tensor pool_backward(const char* op, const Tensor& grad_output, const Tensor& ro
   const PsRoiPool args = options(op, images, channels, height, width, boxes.size(0), pooled_height, pooled_width,
                                  spatial_scale, sampling_ratio);
   Tensor grad_input =
-      empty_map(grad_output, images, channels * pooled_height * pooled_width, height, width, channels_last);
+      empty_map(grad_output, {images, channels * pooled_height * pooled_width, height, width}, channels_last);
   if (grad_input.numel() == 0) return grad_input;
   if (grad_output.numel() == 0) return torch::stable::zero_(grad_input);
   with_element_type(grad_output, [&](auto element) {
     using T = decltype(element);
-    if (grad_output.is_cuda())
+    if (on_cuda(grad_output))
       LAUNCH_CUDA(op, grad_output, (ps_roi_pool_backward_cuda<Bins, T>), pointer<T>(grad_output),
                   strides_of(grad_output), pointer<Acc<T>>(boxes), mutable_pointer<T>(grad_input),
                   strides_of(grad_input), args);

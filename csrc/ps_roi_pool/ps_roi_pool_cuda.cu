@@ -60,7 +60,8 @@ __global__ void __launch_bounds__(threads, 2)
   using A = Acc<T>;
   __shared__ int candidates[threads];
   __shared__ int warp_counts[threads / 32];
-  __shared__ A rows[PsTile::rows], columns[PsTile::columns];
+  __shared__ A rows[PsTile::rows];
+  __shared__ A columns[PsTile::columns];
   const int dy = static_cast<int>(threadIdx.x) / PsTile::columns;
   const int dx = static_cast<int>(threadIdx.x) % PsTile::columns;
 

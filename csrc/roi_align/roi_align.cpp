@@ -130,11 +130,8 @@ void check_winners(const char* op, bool maximum, int64_t height, int64_t width) 
 }
 
 Tensor empty_winners(const Tensor& output, bool maximum, bool channels_last) {
-  using torch::headeronly::MemoryFormat;
-  if (!maximum) return torch::stable::empty({0}, ScalarType::Int, std::nullopt, output.device());
-  return torch::stable::empty({output.size(0), output.size(1), output.size(2), output.size(3)}, ScalarType::Int,
-                              std::nullopt, output.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  if (!maximum) return empty(output, {0}, ScalarType::Int);
+  return empty_map(output, sizes_of(output), channels_last, ScalarType::Int);
 }
 
 std::tuple<Tensor, Tensor> roi_align(const std::vector<Tensor>& features, const Tensor& rois,
@@ -150,7 +147,7 @@ std::tuple<Tensor, Tensor> roi_align(const std::vector<Tensor>& features, const 
   Call call = call_of(op, boxes, levels, spatial_scales, level_rule, first.size(0), first.size(1),
                       {pooled_height, pooled_width, sampling_ratio, aligned, maximum});
   const bool channels_last = is_channels_last(first);
-  Tensor output = empty_map(first, boxes.size(0), first.size(1), pooled_height, pooled_width, channels_last);
+  Tensor output = empty_map(first, {boxes.size(0), first.size(1), pooled_height, pooled_width}, channels_last);
   Tensor winners = empty_winners(output, maximum, channels_last);
   if (output.numel() == 0) return {output, winners};
   if (first.size(0) == 0) return {torch::stable::zero_(output), torch::stable::fill_(winners, -1)};
@@ -158,7 +155,7 @@ std::tuple<Tensor, Tensor> roi_align(const std::vector<Tensor>& features, const 
     using T = decltype(element);
     const Maps<const T> maps = maps_of<T>(features, call.args);
     int32_t* const argmax = maximum ? mutable_pointer<int32_t>(winners) : nullptr;
-    if (first.is_cuda())
+    if (on_cuda(first))
       LAUNCH_CUDA(op, first, roi_align_cuda<T>, maps, call.rois<Acc<T>>(), mutable_pointer<T>(output), argmax,
                   strides_of(output), call.args);
     else roi_align_cpu<T>(maps, call.rois<Acc<T>>(), mutable_pointer<T>(output), argmax, strides_of(output), call.args);
@@ -210,7 +207,7 @@ std::vector<Tensor> roi_align_backward(const Tensor& grad_output, const std::opt
   for (size_t l = 0; l < channels_last.size(); ++l) {
     check_winners(op, argmax.has_value(), sizes[2 * l], sizes[2 * l + 1]);
     gradients.push_back(
-        empty_map(pooled.grad, images, channels, sizes[2 * l], sizes[2 * l + 1], channels_last[l] != 0));
+        empty_map(pooled.grad, {images, channels, sizes[2 * l], sizes[2 * l + 1]}, channels_last[l] != 0));
     elements += gradients.back().numel();
   }
   if (elements == 0) return gradients;
@@ -223,7 +220,7 @@ std::vector<Tensor> roi_align_backward(const Tensor& grad_output, const std::opt
     maps_of<T>(gradients, call.args);
     Maps<T> maps = {};
     for (size_t l = 0; l < gradients.size(); ++l) maps.level[l] = mutable_pointer<T>(gradients[l]);
-    if (pooled.grad.is_cuda())
+    if (on_cuda(pooled.grad))
       LAUNCH_CUDA(op, pooled.grad, roi_align_backward_cuda<T>, pointer<T>(pooled.grad), pooled.argmax(),
                   strides_of(pooled.grad), call.rois<Acc<T>>(), maps, call.args);
     else
@@ -252,13 +249,13 @@ Tensor roi_align_backward_boxes(const Tensor& grad_output, const std::optional<T
             sampling_ratio);
   Call call = call_of(op, boxes, levels, spatial_scales, level_rule, first.size(0), first.size(1),
                       {grad_output.size(2), grad_output.size(3), sampling_ratio, aligned, argmax.has_value()});
-  Tensor grad_rois = torch::stable::new_empty(boxes, {boxes.size(0), 5});
+  Tensor grad_rois = empty(boxes, {boxes.size(0), 5});
   if (grad_rois.numel() == 0) return grad_rois;
   if (pooled.grad.numel() == 0 || first.size(0) == 0) return torch::stable::zero_(grad_rois);
   with_element_type(first, [&](auto element) {
     using T = decltype(element);
     const Maps<const T> maps = maps_of<T>(features, call.args);
-    if (first.is_cuda())
+    if (on_cuda(first))
       LAUNCH_CUDA(op, first, roi_align_backward_boxes_cuda<T>, pointer<T>(pooled.grad), pooled.argmax(),
                   strides_of(pooled.grad), maps, call.rois<Acc<T>>(), mutable_pointer<Acc<T>>(grad_rois), call.args);
     else

@@ -19,10 +19,7 @@ RoiPool options(const char* op, int64_t images, int64_t channels, int64_t height
 }
 
 Tensor empty_positions(const Tensor& like, bool channels_last) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty({like.size(0), like.size(1), like.size(2), like.size(3)}, ScalarType::Int, std::nullopt,
-                              like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return empty_map(like, sizes_of(like), channels_last, ScalarType::Int);
 }
 
 std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, double spatial_scale,
@@ -32,13 +29,13 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, dou
   const RoiPool args = options(op, input.size(0), input.size(1), input.size(2), input.size(3), boxes.size(0),
                                pooled_height, pooled_width, spatial_scale);
   const bool channels_last = is_channels_last(input);
-  Tensor output = empty_map(input, boxes.size(0), input.size(1), pooled_height, pooled_width, channels_last);
+  Tensor output = empty_map(input, {boxes.size(0), input.size(1), pooled_height, pooled_width}, channels_last);
   Tensor argmax = empty_positions(output, channels_last);
   if (output.numel() == 0) return {output, argmax};
   if (input.numel() == 0) return {torch::stable::zero_(output), torch::stable::fill_(argmax, -1)};
   with_element_type(input, [&](auto element) {
     using T = decltype(element);
-    if (input.is_cuda())
+    if (on_cuda(input))
       LAUNCH_CUDA(op, input, roi_pool_cuda<T>, pointer<T>(input), strides_of(input), pointer<Acc<T>>(boxes),
                   mutable_pointer<T>(output), mutable_pointer<int32_t>(argmax), strides_of(output), args);
     else
@@ -67,13 +64,13 @@ Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& argmax, const 
   check_image_indices(op, boxes, images);
   const RoiPool args =
       options(op, images, channels, height, width, boxes.size(0), pooled_height, pooled_width, spatial_scale);
-  Tensor grad_input = empty_map(grad_output, images, channels, height, width, channels_last);
+  Tensor grad_input = empty_map(grad_output, {images, channels, height, width}, channels_last);
   if (grad_input.numel() == 0) return grad_input;
   if (grad_output.numel() == 0) return torch::stable::zero_(grad_input);
   const Tensor grad = dense(grad_output), positions = dense(argmax);
   with_element_type(grad, [&](auto element) {
     using T = decltype(element);
-    if (grad.is_cuda())
+    if (on_cuda(grad))
       LAUNCH_CUDA(op, grad, roi_pool_backward_cuda<T>, pointer<T>(grad), strides_of(grad), pointer<int32_t>(positions),
                   strides_of(positions), pointer<Acc<T>>(boxes), mutable_pointer<T>(grad_input), strides_of(grad_input),
                   args);

@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(threads, 3)
   using A = Acc<T>;
   __shared__ int candidates[threads];
   __shared__ int warp_counts[threads / 32];
-  __shared__ CellRange rows[PoolTile::rows], columns[PoolTile::columns];
+  __shared__ CellRange rows[PoolTile::rows];
+  __shared__ CellRange columns[PoolTile::columns];
   const int dy = static_cast<int>(threadIdx.x) / PoolTile::columns;
   const int dx = static_cast<int>(threadIdx.x) % PoolTile::columns;
 
