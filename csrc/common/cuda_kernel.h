@@ -53,7 +53,12 @@ __device__ int compact(bool hit, int* chosen, int (&counts)[warps]) {
 
 inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
-// Blocks of a one-dimensional grid whose kernel strides over `items`.
-inline unsigned grid_of(int64_t items) { return static_cast<unsigned>(std::min<int64_t>(items, 0x7fffffff)); }
+// Blocks of a one-dimensional grid whose kernel strides over `items`. Tests set a lower limit, to see it stride.
+#ifndef MASKRCNN_OPS_MOST_BLOCKS
+#define MASKRCNN_OPS_MOST_BLOCKS 0x7fffffff
+#endif
+inline unsigned grid_of(int64_t items) {
+  return static_cast<unsigned>(std::min<int64_t>(items, MASKRCNN_OPS_MOST_BLOCKS));
+}
 
 }  // namespace maskrcnn_ops

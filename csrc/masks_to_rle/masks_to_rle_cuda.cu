@@ -24,14 +24,14 @@ template <class T, class C>
 __global__ void __launch_bounds__(threads, 1)
     count_changes(const T* __restrict__ masks, const C* __restrict__ boxes, int64_t* __restrict__ starts,
                   Acc<T> threshold, PasteMasks args) {
-  const int64_t d = blockIdx.x;
-  for (unsigned x = blockIdx.y * threads + threadIdx.x; x < static_cast<unsigned>(args.width);
-       x += gridDim.y * threads) {
-    int64_t count = 0;
-    for_each_change<ReadElement<T>>(mask_of(masks, d, args), boxes + 4 * d, static_cast<int>(x), threshold, args,
-                                    [&](int) { ++count; });
-    starts[d * args.width + x] = count;
-  }
+  for (int64_t d = blockIdx.x; d < args.masks; d += gridDim.x)
+    for (unsigned x = blockIdx.y * threads + threadIdx.x; x < static_cast<unsigned>(args.width);
+         x += gridDim.y * threads) {
+      int64_t count = 0;
+      for_each_change<ReadElement<T>>(mask_of(masks, d, args), boxes + 4 * d, static_cast<int>(x), threshold, args,
+                                      [&](int) { ++count; });
+      starts[d * args.width + x] = count;
+    }
 }
 
 // A block turns each row of `size` values into the sums of the values before each, in place or elsewhere, every value
@@ -72,14 +72,14 @@ template <class T, class C>
 __global__ void __launch_bounds__(threads, 1)
     write_changes(const T* __restrict__ masks, const C* __restrict__ boxes, const int64_t* __restrict__ starts,
                   const int64_t* __restrict__ offsets, int64_t* __restrict__ ends, Acc<T> threshold, PasteMasks args) {
-  const int64_t d = blockIdx.x;
-  for (unsigned x = blockIdx.y * threads + threadIdx.x; x < static_cast<unsigned>(args.width);
-       x += gridDim.y * threads) {
-    int64_t* target = ends + offsets[d] + starts[d * args.width + x];
-    for_each_change<ReadElement<T>>(mask_of(masks, d, args), boxes + 4 * d, static_cast<int>(x), threshold, args,
-                                    [&](int y) { *target++ = static_cast<int64_t>(x) * args.height + y; });
-    if (x == 0) ends[offsets[d + 1] - 1] = static_cast<int64_t>(args.height) * args.width;
-  }
+  for (int64_t d = blockIdx.x; d < args.masks; d += gridDim.x)
+    for (unsigned x = blockIdx.y * threads + threadIdx.x; x < static_cast<unsigned>(args.width);
+         x += gridDim.y * threads) {
+      int64_t* target = ends + offsets[d] + starts[d * args.width + x];
+      for_each_change<ReadElement<T>>(mask_of(masks, d, args), boxes + 4 * d, static_cast<int>(x), threshold, args,
+                                      [&](int y) { *target++ = static_cast<int64_t>(x) * args.height + y; });
+      if (x == 0) ends[offsets[d + 1] - 1] = static_cast<int64_t>(args.height) * args.width;
+    }
 }
 
 // A block takes a mask: each thread the length of every `threads`-th run, its end less the end before it.

@@ -243,8 +243,8 @@ int nms_cuda(const NmsSizes& sizes, const NmsInputs<C, S>& inputs, const NmsList
       const NmsPanel panel{first, std::min(first + rows, blocks), rows};
       mark_pairs<<<grid_of(sizes.images * panel.count(tiles)), nms_block, 0, s>>>(sizes, tiles, panel, options.rule,
                                                                                   work);
-      resolve_panel<<<grid_of(sizes.images * (panel.last - panel.first)), resolving_threads, 0, s>>>(sizes, tiles,
-                                                                                                     panel, work);
+      const auto runs = static_cast<unsigned>(sizes.images * (panel.last - panel.first));  // at most: one block each
+      resolve_panel<<<runs, resolving_threads, 0, s>>>(sizes, tiles, panel, work);
     }
   }
   scatter_kept<<<grid, threads, 0, s>>>(sizes, inputs.places, work);

@@ -51,7 +51,8 @@ inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaSt
 
 namespace emulation {
 
-extern thread_local dim3 thread_index, block_index, block_size, grid_size;
+// Of the running kernel; another process thread's launch waits for its end.
+extern dim3 thread_index, block_index, block_size, grid_size;
 
 struct Launch {
   const char* kernel;
@@ -86,7 +87,7 @@ Variable& shared() {
     alignas(Variable) unsigned char bytes[sizeof(Variable)];
     uint64_t block;
   };
-  static thread_local Memory memory = {};
+  static Memory memory = {};
   if (memory.block != block_number()) {
     memory.block = block_number();
     std::memset(memory.bytes, 0xff, sizeof memory.bytes);

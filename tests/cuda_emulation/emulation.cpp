@@ -20,7 +20,7 @@
 
 namespace emulation {
 
-thread_local dim3 thread_index, block_index, block_size, grid_size;
+dim3 thread_index, block_index, block_size, grid_size;
 
 namespace {
 
@@ -78,8 +78,9 @@ struct Warp {
   alignas(slot_bytes) unsigned char slots[2][warp_size * slot_bytes];
 };
 
-// What one thread of the process runs at a time.
+// What runs: one kernel at a time.
 struct Machine {
+  std::mutex busy;
   std::vector<Fiber> fibers;
   Warp warps[most_threads / warp_size];
   Context scheduler;
@@ -87,13 +88,13 @@ struct Machine {
   std::vector<int> order;
   uint64_t blocks = 0;
   const Launch* launch = nullptr;
-  cudaError_t last_error = cudaSuccess;
   Body body = nullptr;
   void* thread = nullptr;
   int running = -1, threads = 0, waiting = 0, returned = 0;
 };
 
-thread_local Machine machine;
+Machine machine;
+thread_local cudaError_t last_error = cudaSuccess;
 
 [[noreturn]] void fail(const char* what) {
   std::fprintf(stderr, "cuda_emulation: %s, block (%u, %u, %u): %s\n", machine.launch->kernel, block_index.x,
@@ -243,7 +244,7 @@ void wait_for_warp(unsigned mask, int line) {
 }
 
 void run(const Launch& launch, Body body, void* thread) {
-  if (machine.launch != nullptr) fail("a kernel launches a kernel");
+  const std::lock_guard<std::mutex> lock(machine.busy);
   const uint64_t threads = uint64_t(launch.block.x) * launch.block.y * launch.block.z;
   machine.launch = &launch;
   machine.body = body;
@@ -257,7 +258,7 @@ void run(const Launch& launch, Body body, void* thread) {
                      launch.grid.z >= 1 && launch.grid.z <= 65535 && launch.shared_bytes <= 48 << 10;
   if (!valid) {
     machine.launch = nullptr;
-    machine.last_error = cudaErrorInvalidConfiguration;
+    last_error = cudaErrorInvalidConfiguration;
     return;
   }
   report.add(launch.kernel);
@@ -275,7 +276,7 @@ void run(const Launch& launch, Body body, void* thread) {
 }  // namespace emulation
 
 cudaError_t cudaGetLastError() {
-  const cudaError_t error = emulation::machine.last_error;
-  emulation::machine.last_error = cudaSuccess;
+  const cudaError_t error = emulation::last_error;
+  emulation::last_error = cudaSuccess;
   return error;
 }
