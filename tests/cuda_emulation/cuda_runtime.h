@@ -5,7 +5,7 @@
 //
 // Threads of a block are fibers, run one at a time until they wait for each other. What a GPU leaves undefined is an
 // error here, or as unlike the expected as can be: threads that wait in different places, or for some that have
-// returned, end the program; shared memory begins as NaN; the order of threads is that of $CUDA_EMULATION_ORDER.
+// returned, end the program; shared memory begins as NaN; the order of warps is that of $CUDA_EMULATION_ORDER.
 // Not seen: races within a warp's instruction, ranges of memory (AddressSanitizer sees those), registers, and speed.
 
 #include <math.h>

@@ -85,7 +85,7 @@ struct Machine {
   Warp warps[most_threads / warp_size];
   Context scheduler;
   std::vector<unsigned char> launched;
-  std::vector<int> order;
+  std::vector<int> order;  // of warps
   uint64_t blocks = 0;
   const Launch* launch = nullptr;
   Body body = nullptr;
@@ -169,29 +169,40 @@ class Report {
 
 Report report;
 
+// Lets the warp's threads run, in turns, until all wait for other warps or have returned; whether any ran.
+bool run_warp(int warp) {
+  const int first = warp * warp_size, last = std::min(first + warp_size, machine.threads);
+  bool any = false, again = true;
+  while (again) {
+    again = false;
+    for (int t = first; t < last; ++t)
+      if (machine.fibers[t].state == State::ready) {
+        any = again = true;
+        resume(t);
+      }
+  }
+  return any;
+}
+
+// A warp goes as far as it can before the next one runs: whoever relies on others to keep up fails.
 void run_block() {
   machine.blocks += 1;
   machine.waiting = machine.returned = 0;
   for (Warp& warp : machine.warps) warp.arrived = 0;
   std::fill(machine.launched.begin(), machine.launched.end(), 0xff);
-  machine.order.resize(machine.threads);
-  std::iota(machine.order.begin(), machine.order.end(), 0);
-  if (order_seed() != 0) {
-    std::mt19937_64 random(order_seed() + machine.blocks);
-    std::shuffle(machine.order.begin(), machine.order.end(), random);
-  }
   for (int t = 0; t < machine.threads; ++t) {
     const unsigned x = block_size.x, y = block_size.y, u = t;
     machine.fibers[t].index = {u % x, u / x % y, u / x / y};
     machine.fibers[t].state = State::ready;
   }
+  std::vector<int>& order = machine.order;
+  order.resize((machine.threads + warp_size - 1) / warp_size);
+  std::iota(order.begin(), order.end(), 0);
+  std::minstd_rand random(order_seed() + static_cast<unsigned>(machine.blocks));
   while (machine.returned < machine.threads) {
+    if (order_seed() != 0) std::shuffle(order.begin(), order.end(), random);
     bool any = false;
-    for (const int t : machine.order)
-      if (machine.fibers[t].state == State::ready) {
-        any = true;
-        resume(t);
-      }
+    for (const int warp : order) any = run_warp(warp) || any;
     if (!any) fail("threads wait for others that wait elsewhere or have returned");
   }
 }
