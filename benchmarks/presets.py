@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import environment
-from benchmarks.trainings import TRAININGS, Trainings, Variant, add_flags, save, spread
+from benchmarks.trainings import TRAININGS, Trainings, Variant, add_flags, counted, save, spread
 
 HEIGHT, WIDTH = 800, 1216
 OBJECTS = 8
@@ -114,12 +114,14 @@ def median(call: Callable[[], object], repeats: int) -> float:
 
 def markdown(results: Mapping[str, Any], trainings: Trainings) -> str:
     """The table of all presets."""
+    from maskrcnn.models.builders import BUILDERS
+
     facts = results["environment"]
     lines = [
         "`python -m benchmarks presets`: multiply-adds (convolutions and matrix products) and seconds for one picture "
-        f"of {HEIGHT} × {WIDTH} with the given number of detections, default classes, {facts['threads']} thread(s) of "
-        f"{facts['cpu']}, torch {facts['torch']}, {facts['date'][:10]}, commit {facts['commit']}. "
-        f"AP, of those made for a CPU that learn from shapes: {trainings.describe()}.",
+        f"of {HEIGHT} × {WIDTH} with the given number of detections, default classes, "
+        f"{counted(facts['threads'], 'thread')} of {facts['cpu']}, torch {facts['torch']}, {facts['date'][:10]}, "
+        f"commit {facts['commit']}. AP, of those made for a CPU that learn from shapes: {trainings.describe()}.",
         "",
         "| preset | million parameters | GMACs | detections | forward, s | training step, s | box AP | mask AP "
         "| mask AP75 |",
@@ -127,7 +129,8 @@ def markdown(results: Mapping[str, Any], trainings: Trainings) -> str:
     ]
     if results["quick"]:
         lines.insert(1, "**Toy sizes: these figures mean nothing.**")
-    for name, row in results["rows"].items():
+    for name in (name for name in BUILDERS if name in results["rows"]):
+        row = results["rows"][name]
         cells = [f"{row['parameters'] / 1e6:.1f}", f"{row['macs'] / 1e9:.0f}", str(row["detections"])]
         cells += [f"{row['forward']:.2f}", f"{row['step']:.2f}"]
         runs = trainings.of(Variant(name, name))

@@ -102,9 +102,9 @@ class Trainings:
         facts = self._read()["environment"]
         return (
             "ResNet-18 that has learnt to classify crops, all layers trained for "
-            f"{self.steps} steps of eight generated pictures of large shapes, {self.seeds} seeds (mean ± standard "
-            f"deviation of AP × 100, on {self.pictures} other pictures; torch {facts['torch']}, {facts['cpu']}, "
-            f"{facts['date'][:10]}, commit {facts['commit']})"
+            f"{self.steps} steps of eight generated pictures of large shapes, {counted(self.seeds, 'seed')} (mean ± "
+            f"standard deviation of AP × 100, on {self.pictures} other pictures; torch {facts['torch']}, "
+            f"{facts['cpu']}, {facts['date'][:10]}, commit {facts['commit']})"
         )
 
     def _key(self, variant: Variant, seed: int) -> str:
@@ -129,6 +129,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="toy sizes: shows that all works, measures nothing"
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def spread(found: Sequence[Figures], name: str) -> str:
