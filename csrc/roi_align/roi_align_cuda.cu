@@ -218,7 +218,6 @@ __global__ void __launch_bounds__(threads, 2)
   __shared__ int warp_counts[threads / 32];
   A* const wy = weights;
   A* const wx = weights + most_weights;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const bool tabulated = args.pooled_height * BackwardTile::rows <= most_weights &&
                          args.pooled_width * BackwardTile::columns <= most_weights;
 
@@ -234,17 +233,7 @@ __global__ void __launch_bounds__(threads, 2)
       // Compact the RoIs of this batch that may touch the tile, in order.
       const int64_t mine = base + threadIdx.x;
       const bool hit = mine < args.rois && tile.touches(roi_axes(rois, mine, args), args);
-      const unsigned votes = __ballot_sync(0xffffffffu, hit);
-      __syncthreads();
-      if (lane == 0) warp_counts[warp] = __popc(votes);
-      __syncthreads();
-      int before = __popc(votes & ((1u << lane) - 1u)), count = 0;
-      for (int w = 0; w < threads / 32; ++w) {
-        if (w < warp) before += warp_counts[w];
-        count += warp_counts[w];
-      }
-      if (hit) candidates[before] = static_cast<int>(threadIdx.x);
-      __syncthreads();
+      const int count = compact(hit, candidates, warp_counts);
 
       for (int k = 0; k < count; ++k) {
         const int64_t r = base + candidates[k];
