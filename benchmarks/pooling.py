@@ -97,19 +97,41 @@ def accepts(pooling: Pooling, dtype: torch.dtype, device: str) -> bool:
 
 def against_each_other(name: str, ours: Pooling, other: Pooling) -> list[Row]:
     """Rows of one of our operators against another of ours; each is held to its own peer or reference."""
+    what = f"{ours.name} against {other.name}, both ours, inputs as in their own rows"
+    return _pairs(
+        f"{name}/{{}}/float32", (ours, "float32"), (other, "float32"), f"our {other.name}", what, {}
+    )
+
+
+def against_float32(ours: Pooling, targets: dict[tuple[str, str], float]) -> list[Row]:
+    """Rows of one operator in bfloat16 against itself in float32."""
+    what = f"{ours.name} in bfloat16 against float32, both ours, inputs as in their own rows"
+    name = f"{ours.name}/{{}}/bfloat16_against_float32"
+    return _pairs(name, (ours, "bfloat16"), (ours, "float32"), "our float32", what, targets)
+
+
+def _pairs(
+    name: str,
+    ours: tuple[Pooling, str],
+    other: tuple[Pooling, str],
+    against: str,
+    what: str,
+    targets: dict[tuple[str, str], float],
+) -> list[Row]:
+    """Each an operator and a dtype; targets by direction and layout."""
 
     def both(direction: str, layout: str, setting: Setting) -> Case:
-        first = prepare(ours, direction, "float32", layout, setting)
-        second = prepare(other, direction, "float32", layout, setting)
-        return dataclasses.replace(first, peer=second.ours, note="")
+        cases = [prepare(pooling, direction, dtype, layout, setting) for pooling, dtype in (ours, other)]
+        return dataclasses.replace(cases[0], peer=cases[1].ours, note="")
 
     return [
         Row(
-            name=f"{name}/{direction}/float32/{layout}",
+            name=f"{name.format(direction)}/{layout}",
             prepare=partial(both, direction, layout),
-            tolerance=ours.tolerances[direction, "float32"],
-            against=f"our {other.name}",
-            what=f"{ours.name} against {other.name}, both ours, inputs as in their own rows",
+            tolerance=ours[0].tolerances[direction, ours[1]],
+            at_least=targets.get((direction, layout)),
+            against=against,
+            what=what,
         )
         for direction in ("forward", "backward")
         for layout in inputs.LAYOUTS

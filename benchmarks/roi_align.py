@@ -61,6 +61,7 @@ ADAPTIVE = pooling.Pooling(
 
 ROWS = [
     *pooling.rows(POOLING),
+    *pooling.against_float32(POOLING, {("forward", "channels_last"): 1.3}),
     *pooling.rows(ADAPTIVE),
     *pooling.against_each_other("roi_align_against_roi_pool", POOLING, roi_pool.POOLING),
 ]

@@ -19,6 +19,7 @@ INF, NAN = float("inf"), float("nan")
 TARGETS = {
     "roi_align/forward/float32/contiguous": 12.0,
     "roi_align/forward/float32/channels_last": 25.0,
+    "roi_align/forward/bfloat16_against_float32/channels_last": 1.3,
     "roi_align/backward/float32/contiguous": 10.0,
     "roi_align/backward/float32/channels_last": 15.0,
     "roi_align_adaptive/forward/float32/contiguous": 12.0,
@@ -78,8 +79,8 @@ def test_every_row_passes_against_the_reference(tmp_path: Path, device: str) -> 
         "end_to_end/inference/bfloat16_against_float32",
         "end_to_end/training/bfloat16",
     ]
-    # What is left to compare with is our own RoIPool.
-    assert {row["against"] for row in rows if "peer" in row} == {"our roi_pool"}
+    # What is left to compare with is ours: RoIPool, and RoIAlign in float32.
+    assert {row["against"] for row in rows if "peer" in row} == {"our roi_pool", "our float32"}
 
 
 @pytest.mark.peer
@@ -97,7 +98,7 @@ def test_names_are_unique_and_targets_are_those_set() -> None:
 def test_rows_are_chosen_by_part_or_glob() -> None:
     rows = all_rows()
     assert [row.name for row in choose(rows, "/20000/c")] == ["nms/20000/clustered"]
-    assert len(choose(rows, "roi_align/*")) == 8
+    assert len(choose(rows, "roi_align/*")) == 12
     assert choose(rows, "nothing") == []
 
 

@@ -32,9 +32,13 @@ SIMD_INLINE DoubleLanes load(const double* p) {
 }
 
 SIMD_INLINE FloatLanes load(const BFloat16* p) {
+#if SIMD_F16C  // gcc 12 takes the general form apart into numbers
+  return (FloatLanes)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
+#else
   HalfBits h;
   __builtin_memcpy(&h, p, sizeof h);
   return (FloatLanes)(__builtin_convertvector(h, FloatBits) << 16);
+#endif
 }
 
 SIMD_INLINE FloatLanes load(const Half* p) {
@@ -50,12 +54,14 @@ SIMD_INLINE FloatLanes load(const Half* p) {
 SIMD_INLINE void store(float* p, FloatLanes v) { __builtin_memcpy(p, &v, sizeof v); }
 SIMD_INLINE void store(double* p, DoubleLanes v) { __builtin_memcpy(p, &v, sizeof v); }
 
+// To the nearest bfloat16, ties to even, in the upper half of each number; NaN stays NaN.
+SIMD_INLINE FloatBits round_to_bfloat16(FloatLanes v) {
+  const FloatBits bits = (FloatBits)v, is_nan = (FloatBits)(v != v);
+  return (is_nan & (bits | 0x400000u)) | (~is_nan & (bits + 0x7fffu + (bits >> 16 & 1u)));
+}
+
 SIMD_INLINE void store(BFloat16* p, FloatLanes v) {
-  FloatBits bits = (FloatBits)v;
-  FloatBits rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  FloatBits is_nan = (FloatBits)(v != v);
-  rounded = (is_nan & (bits >> 16 | 0x40u)) | (~is_nan & rounded);
-  HalfBits h = __builtin_convertvector(rounded, HalfBits);
+  HalfBits h = __builtin_convertvector(round_to_bfloat16(v) >> 16, HalfBits);
   __builtin_memcpy(p, &h, sizeof h);
 }
 
@@ -65,6 +71,36 @@ SIMD_INLINE void store(Half* p, FloatLanes v) {
 #else
   for (int i = 0; i < 8; ++i) p[i] = narrow<Half>(v[i]);
 #endif
+}
+
+// Consecutive numbers in two vectors, in the order that is cheapest to load: what is done to all numbers alike does not
+// need theirs. bfloat16 has even ones first, then odd ones, which widen in place.
+template <class T>
+struct Pair {
+  static constexpr int numbers = 2 * lane_count<Acc<T>>;
+  Lanes<Acc<T>> first, second;
+};
+
+template <class T>
+SIMD_INLINE Pair<T> load_pair(const T* p) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    FloatBits two;
+    __builtin_memcpy(&two, p, sizeof two);
+    return {(FloatLanes)(two << 16), (FloatLanes)(two & 0xffff0000u)};
+  } else {
+    return {load(p), load(p + lane_count<Acc<T>>)};
+  }
+}
+
+template <class T>
+SIMD_INLINE void store_pair(T* p, const Pair<T>& pair) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const FloatBits two = round_to_bfloat16(pair.first) >> 16 | (round_to_bfloat16(pair.second) & 0xffff0000u);
+    __builtin_memcpy(p, &two, sizeof two);
+  } else {
+    store(p, pair.first);
+    store(p + lane_count<Acc<T>>, pair.second);
+  }
 }
 
 }  // namespace SIMD_LEVEL

@@ -75,13 +75,17 @@ struct Extent {
 };
 
 // One bin of a channels_last map: sum of weight · cell over its taps, each cell a row of consecutive channels.
-template <int vectors, class T, class A>
+template <int pairs, class T, class A>
 SIMD_INLINE void sum_cells(const T* map, const std::vector<int64_t>& cells, const std::vector<A>& weights, T* bin) {
-  constexpr int lanes = lane_count<A>;
-  Lanes<A> sums[vectors] = {};
+  constexpr int numbers = Pair<T>::numbers;
+  Pair<T> sums[pairs] = {};
   for (size_t i = 0; i < cells.size(); ++i)
-    for (int v = 0; v < vectors; ++v) sums[v] += weights[i] * load(map + cells[i] + v * lanes);
-  for (int v = 0; v < vectors; ++v) store(bin + v * lanes, sums[v]);
+    for (int k = 0; k < pairs; ++k) {
+      const Pair<T> values = load_pair(map + cells[i] + k * numbers);
+      sums[k].first += weights[i] * values.first;
+      sums[k].second += weights[i] * values.second;
+    }
+  for (int k = 0; k < pairs; ++k) store_pair(bin + k * numbers, sums[k]);
 }
 
 // Forward of channels_last maps needs no planes: a task is a run of RoIs in spatial order, and a tap one row of
@@ -89,7 +93,7 @@ SIMD_INLINE void sum_cells(const T* map, const std::vector<int64_t>& cells, cons
 template <class T, class A>
 void forward_channels_last(Maps<const T> maps, const MeanPlan<A>& plan, T* output, MapStrides output_strides,
                            const RoiAlign& args) {
-  constexpr int lanes = lane_count<A>, wide = 8;
+  constexpr int numbers = Pair<T>::numbers, wide = 4;
   parallel_for(args.rois, 4, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> cells;
     std::vector<A> weights;
@@ -111,9 +115,9 @@ void forward_channels_last(Maps<const T> maps, const MeanPlan<A>& plan, T* outpu
                 weights.push_back(taps.y.entries[ey].weight * taps.x.entries[ex].weight);
               }
           int c = 0;
-          for (; c + wide * lanes <= args.channels; c += wide * lanes)
+          for (; c + wide * numbers <= args.channels; c += wide * numbers)
             sum_cells<wide>(map + c, cells, weights, bin + c);
-          for (; c + lanes <= args.channels; c += lanes) sum_cells<1>(map + c, cells, weights, bin + c);
+          for (; c + numbers <= args.channels; c += numbers) sum_cells<1>(map + c, cells, weights, bin + c);
           for (; c < args.channels; ++c) {
             A sum = 0;
             for (size_t t = 0; t < cells.size(); ++t) sum += weights[t] * widen(map[cells[t] + c]);
