@@ -4,6 +4,7 @@ python -m benchmarks [options]                  measure, print a table, with --o
 python -m benchmarks report FILE.json ...       table and plot from JSON; --help tells more
 python -m benchmarks ablations --output FOLDER  train the paper's ablations at a small scale
 python -m benchmarks presets --output FOLDER    size and cost of every preset, AP of the tiny ones
+python -m benchmarks instances --output FOLDER  peak memory by the number of objects on a large picture
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ablations, environment, limits, presets, report
+from benchmarks import ablations, environment, instances, limits, peers, presets, report
 from benchmarks.harness import Clock, Row, Setting, measure
 
 STEMS = (
@@ -38,6 +39,7 @@ STEMS = (
     "end_to_end",
     "cost",
 )
+COMMANDS = {"report": report, "ablations": ablations, "presets": presets, "instances": instances}
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 
 
@@ -49,14 +51,6 @@ def choose(rows: Sequence[Row], pattern: str) -> list[Row]:
     """Rows whose name contains the pattern, or matches it if it has wildcards."""
     glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     return [row for row in rows if fnmatch.fnmatchcase(row.name, glob)]
-
-
-def torchvision_version() -> str | None:
-    try:
-        import torchvision
-    except ImportError:
-        return None
-    return torchvision.__version__
 
 
 def progress(rows: Sequence[Row]) -> Iterator[Row]:
@@ -108,12 +102,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if arguments[:1] == ["report"]:
-        return report.main(arguments[1:])
-    if arguments[:1] == ["ablations"]:
-        return ablations.main(arguments[1:])
-    if arguments[:1] == ["presets"]:
-        return presets.main(arguments[1:])
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]].main(arguments[1:])
     options = parser().parse_args(arguments)
     repeats = options.repeats if options.repeats is not None else 2 if options.quick else 15
     for name, value in (("--threads", options.threads), ("--repeats", repeats)):
@@ -123,10 +113,9 @@ def main(arguments: Sequence[str]) -> int:
         parser().error("--device cuda: torch sees no GPU")
     rows = choose(all_rows(), options.rows)
     if not rows:
-        parser().error(
-            f"--rows: no row matches {options.rows!r}; there are {', '.join(r.name for r in all_rows())}"
-        )
-    peer_version = torchvision_version()
+        stems = dict.fromkeys(row.name.partition("/")[0] for row in all_rows())
+        parser().error(f"--rows: no row matches {options.rows!r}; their names begin with {', '.join(stems)}")
+    peer_version = peers.version()
     if peer_version is None and options.peer == "torchvision":
         parser().error("--peer torchvision: torchvision cannot be imported")
     if peer_version is None and options.peer is None:

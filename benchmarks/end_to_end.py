@@ -36,7 +36,7 @@ def _scores(results: list[dict[str, Any]]) -> Tensor:
     return torch.cat([found, torch.zeros(DETECTIONS - len(found))])
 
 
-def _detect_ours(model: nn.Module, image: Tensor, cast: Cast) -> Call:
+def detect_ours(model: nn.Module, image: Tensor, cast: Cast) -> Call:
     """A picture to results with encoded masks, as ``maskrcnn.evaluation`` does it."""
     from maskrcnn.results import inference, to_results
 
@@ -53,7 +53,7 @@ def _detect_ours(model: nn.Module, image: Tensor, cast: Cast) -> Call:
     return call
 
 
-def _detect_peer(model: nn.Module, image: Tensor, cast: Cast) -> Callable[[], Tensor]:
+def detect_peer(model: nn.Module, image: Tensor, cast: Cast) -> Callable[[], Tensor]:
     """The same with torchvision: paste, cut, encode."""
     from pycocotools import mask as coco_mask
 
@@ -106,14 +106,14 @@ class _Scene:
 
 def _prepare_inference(dtype: str, peer_dtype: str, setting: Setting) -> Case:
     scene = _Scene.of(setting)
-    ours = _detect_ours(scene.model, scene.image, _cast(setting.device, dtype))
+    ours = detect_ours(scene.model, scene.image, _cast(setting.device, dtype))
     count = _count(ours, dtype)
     if not setting.peer:
-        expected = _detect_ours(scene.model, scene.image, nullcontext)
+        expected = detect_ours(scene.model, scene.image, nullcontext)
         return Case(ours, None, expected, [scene.image], operations=count)
     peer = scene.peer()
-    theirs = _detect_peer(peer, scene.image, _cast(setting.device, peer_dtype))
-    expected = _detect_peer(peer, scene.image, nullcontext)
+    theirs = detect_peer(peer, scene.image, _cast(setting.device, peer_dtype))
+    expected = detect_peer(peer, scene.image, nullcontext)
     found = int(torch.count_nonzero(expected()))
     return Case(ours, theirs, expected, [scene.image], f"{found} detections, random weights", count)
 
@@ -122,9 +122,9 @@ def _prepare_drop_in(setting: Setting) -> Case:
     if not setting.peer:
         return _prepare_inference("float32", "float32", setting)
     scene = _Scene.of(setting)
-    theirs = _detect_peer(scene.peer(), scene.image, nullcontext)
+    theirs = detect_peer(scene.peer(), scene.image, nullcontext)
     with peers.our_operators():
-        patched = _detect_peer(scene.peer(), scene.image, nullcontext)
+        patched = detect_peer(scene.peer(), scene.image, nullcontext)
 
     def ours() -> Tensor:
         with peers.our_operators():

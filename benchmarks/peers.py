@@ -10,6 +10,15 @@ from torch import nn
 import maskrcnn_ops
 
 
+def version() -> str | None:
+    """torchvision's; None where it cannot be imported."""
+    try:
+        import torchvision
+    except ImportError:
+        return None
+    return str(torchvision.__version__)
+
+
 @contextmanager
 def our_operators(ops: Any = maskrcnn_ops) -> Iterator[None]:
     """Inside, torchvision's detectors are built and run with ``ops`` in the place of ``torchvision.ops``."""

@@ -19,6 +19,7 @@ FILES = [
     "multiscale_roi_align",
     "roi_pool",
     "ps_roi_pool",
+    "pooling_half",
     "nms",
     "padded_nms",
     "fast_nms",
@@ -46,7 +47,7 @@ def run_with(level):
 @pytest.mark.parametrize("level", LOWER)
 def test_operators_match_the_reference(level):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += ["-k", "reference and cpu"]
+    command += ["-k", "(reference or half) and cpu"]
     command += [str(TESTS / f"test_{stem}.py") for stem in FILES]
     result = subprocess.run(
         command,

@@ -75,6 +75,8 @@ bool is_channels_last(const Tensor& map) {
   return true;
 }
 
+Tensor as_dense(const Tensor& map) { return is_channels_last(map) ? map : as_contiguous(map); }
+
 namespace {
 
 // `order` names the dimensions from the innermost outwards.

@@ -55,6 +55,8 @@ Tensor as_coordinates(const Tensor& tensor, const char* op, const char* argument
 
 // Contiguous in memory as [N, H, W, C], and not at the same time as [N, C, H, W].
 bool is_channels_last(const Tensor& map);
+// The same values contiguous or channels_last: the bins of one channel lie at one step.
+Tensor as_dense(const Tensor& map);
 
 // New memory on the device of `like`, by default of its type. By torch's C function: torch::stable::empty and new_empty
 // look an operator up by its name, which takes longer than many a kernel.

@@ -171,7 +171,7 @@ struct Pooled {
   Pooled(const char* op, const Tensor& grad_output, const std::optional<Tensor>& argmax) {
     CHECK_ARG(grad_output.dim() == 4, op, ": expected grad_output of shape [R, C, P, P], got ", shape_of(grad_output));
     if (!argmax) {
-      grad = is_channels_last(grad_output) ? grad_output : as_contiguous(grad_output);
+      grad = as_dense(grad_output);
       return;
     }
     CHECK_ARG(argmax->scalar_type() == ScalarType::Int && shape_of(*argmax) == shape_of(grad_output), op,

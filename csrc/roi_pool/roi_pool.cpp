@@ -45,9 +45,6 @@ std::tuple<Tensor, Tensor> roi_pool(const Tensor& input, const Tensor& rois, dou
   return {output, argmax};
 }
 
-// The same values contiguous or channels_last: the bins of one channel lie at one step.
-Tensor dense(const Tensor& map) { return is_channels_last(map) ? map : as_contiguous(map); }
-
 Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& argmax, const Tensor& rois, double spatial_scale,
                          int64_t pooled_height, int64_t pooled_width, int64_t images, int64_t channels, int64_t height,
                          int64_t width, bool channels_last) {
@@ -67,7 +64,7 @@ Tensor roi_pool_backward(const Tensor& grad_output, const Tensor& argmax, const 
   Tensor grad_input = empty_map(grad_output, {images, channels, height, width}, channels_last);
   if (grad_input.numel() == 0) return grad_input;
   if (grad_output.numel() == 0) return torch::stable::zero_(grad_input);
-  const Tensor grad = dense(grad_output), positions = dense(argmax);
+  const Tensor grad = as_dense(grad_output), positions = as_dense(argmax);
   with_element_type(grad, [&](auto element) {
     using T = decltype(element);
     if (on_cuda(grad))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import ablations, presets, pretraining
+from benchmarks import ablations, instances, presets, pretraining
 from benchmarks.ablations import FPN, differences
 from benchmarks.trainings import Variant
 from maskrcnn import demo
@@ -77,6 +77,24 @@ def test_presets_in_figures(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         presets.main(["--output", str(tmp_path)])
     assert stopped.value.code == 2
+
+
+@pytest.mark.slow
+def test_memory_of_instances(tmp_path: Path) -> None:
+    """More objects take more memory; a process that may not take enough says so and the others go on."""
+    assert (
+        instances.main(["--output", str(tmp_path), "--quick", "--threads", "1", "--counts", "1", "40"]) == 0
+    )
+    rows = json.loads((tmp_path / "instances.json").read_text())["rows"]
+    assert [(row["work"], row["count"]) for row in rows] == [
+        ("evaluation", 1),
+        ("evaluation", 40),
+        ("training", 1),
+        ("training", 40),
+    ]
+    assert all(row["ours"] > 0 for row in rows)
+    assert "Toy sizes" in (tmp_path / "instances.md").read_text()
+    assert instances.measure("evaluation", "ours", 1, instances.QUICK_SIZE, 1, 10**8) is None
 
 
 def test_crops_by_hand() -> None:
