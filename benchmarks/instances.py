@@ -28,6 +28,7 @@ from benchmarks.trainings import save
 
 SIZE, QUICK_SIZE = (3000, 4000), (60, 80)
 SIDES = ("ours", "torchvision")
+OUT_OF_MEMORY = ("can't allocate memory", "could not create a")  # torch's words, and oneDNN's
 FREE_SHARE = 0.85  # of the free memory, for one process
 
 
@@ -117,7 +118,7 @@ def _measure_here(
         call()
         sender.send(peak_bytes(call, cuda=False))
     except (MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        full = isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
         sender.send(None if full else f"{type(error).__name__}: {error}")
 
 
