@@ -33,7 +33,7 @@ def _count(call: Call, dtype: str) -> float | None:
 def _scores(results: list[dict[str, Any]]) -> Tensor:
     """Descending; filled up with zeros, for in bfloat16 a detection more or less is no error."""
     found = torch.tensor([result["score"] for result in results])
-    return torch.cat([found, torch.zeros(DETECTIONS - len(found))])
+    return torch.cat([found, torch.zeros(max(0, DETECTIONS - len(found)))])
 
 
 def detect_ours(model: nn.Module, image: Tensor, cast: Cast) -> Call:

@@ -36,7 +36,14 @@ def evaluation(side: str, count: int, size: tuple[int, int]) -> Callable[[], obj
     """`count` detections of a detector with random weights, the same on both sides."""
     model = _detector(side, count, size).eval()
     image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
-    return (detect_ours if side == "ours" else detect_peer)(model, image, nullcontext)
+    detect = (detect_ours if side == "ours" else detect_peer)(model, image, nullcontext)
+
+    def call() -> None:
+        found = int(torch.count_nonzero(detect()))
+        if found != count:
+            raise ValueError(f"expected {count} detections, got {found}")
+
+    return call
 
 
 def training(side: str, count: int, size: tuple[int, int]) -> Callable[[], object]:
@@ -117,7 +124,7 @@ def _measure_here(
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         call()
         sender.send(peak_bytes(call, cuda=False))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:
         full = isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
         sender.send(None if full else f"{type(error).__name__}: {error}")
 
