@@ -36,7 +36,7 @@ def _scores(results: list[dict[str, Any]]) -> Tensor:
     return torch.cat([found, torch.zeros(max(0, DETECTIONS - len(found)))])
 
 
-def detect_ours(model: nn.Module, image: Tensor, cast: Cast) -> Call:
+def detect_ours(model: nn.Module, image: Tensor, cast: Cast) -> Callable[[], Tensor]:
     """A picture to results with encoded masks, as ``maskrcnn.evaluation`` does it."""
     from maskrcnn.results import inference, to_results
 
