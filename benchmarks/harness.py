@@ -175,7 +175,7 @@ def measure(row: Row, setting: Setting, clock: Clock, repeats: int) -> dict[str,
     entry["bytes"] = sum(tensor.nbytes for tensor in [*case.reads, *results])
     entry |= {"operations": case.operations, **limits.written(results)}
     calls = [case.ours] if case.peer is None else [case.ours, case.peer]
-    samples = clock.interleaved(calls, repeats, settle=entry["fresh_bytes"] > 0)
+    samples = clock.interleaved(calls, repeats, settle=entry["written_bytes"] >= limits.SETTLED)
     peaks = [peak_bytes(call, clock.cuda) for call in calls]
     entry["peak_bytes"] = dict(zip(("ours", "peer"), peaks, strict=False))
     entry["ours"] = summary(samples[0])

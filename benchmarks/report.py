@@ -64,7 +64,7 @@ def caption(results: Results) -> str:
     method = (
         f"Milliseconds, medians of {results['repeats']} interleaved calls with cold caches, quartiles in "
         "brackets; the ratio is the other's median over ours, with the quartiles of the pairs' own ratios. An untimed "
-        f"call goes before each timed one where results take {limits.FRESH >> 20} MiB or more. Peak memory: the most "
+        f"call goes before each timed one where results take {limits.SETTLED >> 20} MiB or more. Peak memory: the most "
         "megabytes that a call adds to its inputs, result included, ours / the other's."
     )
     if "operations_per_second" in facts:
@@ -73,8 +73,8 @@ def caption(results: Results) -> str:
             "brackets their share of ours. Each input is read once, at "
             f"{rate(facts, 'read')}; each result is written once, at {rate(facts, 'first_touch')} where it is fresh "
             f"memory, being of {limits.FRESH >> 20} MiB or more, else at a copy's {rate(facts, 'copy')}; operations "
-            "(products, sums, comparisons) run at a float32 matrix product's "
-            f"{digits(facts['operations_per_second'] / 1e9)} G/s."
+            "(products, sums, comparisons) run at the "
+            f"{digits(facts['operations_per_second'] / 1e9)} G/s of a float32 matrix product or convolution."
         )
     toy = "**Toy sizes: these times mean nothing.** " if results["quick"] else ""
     return f"{toy}{'; '.join(parts)}. {method}"

@@ -276,7 +276,7 @@ def test_limit_is_the_larger_of_bytes_and_operations(results: dict[str, Any]) ->
     entry["operations"] = 5e8
     assert report.table(results)[2].endswith("| 5.00: 500 M operations (50%) |")
     assert "read once, at 10.0 GB/s; each result" in report.caption(results)
-    assert "run at a float32 matrix product's 100 G/s." in report.caption(results)
+    assert "run at the 100 G/s of a float32 matrix product or convolution." in report.caption(results)
 
 
 def test_rates_are_measured_and_large_results_are_fresh() -> None:
