@@ -74,7 +74,8 @@ SIMD_INLINE void store(Half* p, FloatLanes v) {
 }
 
 // Consecutive numbers in two vectors, in the order that is cheapest to load: what is done to all numbers alike does not
-// need theirs. bfloat16 has even ones first, then odd ones, which widen in place.
+// need theirs. bfloat16 has even ones first, then odd ones, which widen in place
+// (little-endian, as all that this is built for).
 template <class T>
 struct Pair {
   static constexpr int numbers = 2 * lane_count<Acc<T>>;

@@ -15,7 +15,8 @@ constexpr int64_t line_size = 64 / sizeof(A);
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Uninitialised lines, reused from task to task: fresh pages would cost more than the work on them.
+// Uninitialised lines, reused from task to task: fresh pages would cost more than the work on them. Never null, also
+// for none: memset and memcpy must not be given null even then.
 template <class A>
 class Lines {
  public:
@@ -32,7 +33,7 @@ class Lines {
     void operator()(A* p) const { ::operator delete(p, std::align_val_t(64)); }
   };
   std::unique_ptr<A, Free> memory_;
-  int64_t capacity_ = 0;
+  int64_t capacity_ = -1;
 };
 
 }  // namespace maskrcnn_ops
