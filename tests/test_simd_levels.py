@@ -12,6 +12,7 @@ from maskrcnn_ops import _host
 LEVELS = ["baseline", "avx2", "avx512"]
 LOWER = LEVELS[: LEVELS.index(_host.simd_level)]
 TESTS = Path(__file__).parent
+PACKAGE = Path(_host.__file__).parent
 FILES = [
     "roi_align",
     "roi_align_maximum",
@@ -54,7 +55,7 @@ def test_operators_match_the_reference(level):
         env={**os.environ, "MASKRCNN_OPS_SIMD": level, "HYPOTHESIS_PROFILE": "few"},
         capture_output=True,
         text=True,
-        cwd=TESTS.parent,
+        cwd=PACKAGE.parent,  # where Python looks first: the package under test, wherever it is
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert " passed" in result.stdout
