@@ -1,4 +1,4 @@
-"""The ablations' statistics by hand, and a whole run of two rows at a toy size."""
+"""The commands of the benchmarks that need the models, at toy sizes; the ablations' statistics by hand."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_presets_in_figures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_of_instances(tmp_path: Path) -> None:
-    """More objects take more memory; a process that may not take enough says so and the others go on."""
+    """Every work and count has its figure; a process that may not take enough memory says so."""
     assert (
         instances.main(["--output", str(tmp_path), "--quick", "--threads", "1", "--counts", "1", "40"]) == 0
     )
