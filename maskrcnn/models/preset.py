@@ -57,7 +57,8 @@ class Preset(Generic[Detector]):
 
         weights: state dict of the whole detector, or the path of a file with one (``.safetensors``,
             ``.pth``); torchvision's published files load, in both generations of their names. ``"coco"``
-            fetches the published file, see :mod:`maskrcnn.models.published`; else nothing is downloaded.
+            fetches the published file, as do torchvision's names and enumerations of them, see
+            :mod:`maskrcnn.models.published`; else nothing is downloaded.
         weights_backbone: the same for the ResNet alone (a classifier's ``fc`` is left out); unused beside
             ``weights``. ``"imagenet"`` and ``"imagenet_v2"`` fetch torchvision's.
         num_classes: K, the background included; must agree with ``weights``. By default 91, for keypoints 2.
@@ -71,7 +72,8 @@ class Preset(Generic[Detector]):
             ``num_keypoints``, ``extra_level`` ...), all JSON values, and every keyword of :attr:`detector`, such as
             :class:`~maskrcnn.models.detector.MaskRCNN`; a module given there takes the place of the recipe's.
 
-    A call raises ``FileNotFoundError`` for a missing file,
+    A call raises ``FileNotFoundError`` for a missing file, ``TypeError`` for weights that are neither file, state
+    dict nor name,
     :class:`~maskrcnn.models.published.PublishedWeightsError` for published weights that cannot be had, and
     ``ValueError`` or ``RuntimeError`` for options or weights that do not fit.
 

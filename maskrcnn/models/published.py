@@ -1,14 +1,16 @@
 """Published weights by a word: torchvision's COCO detectors and ImageNet classifiers.
 
-Nothing is downloaded unless one of the words stands where weights are expected. A file is kept in torch.hub's
-folder (``$TORCH_HOME/hub/checkpoints``), as torchvision keeps it, and checked whenever it is used: its name
-holds the beginning of its SHA-256.
+Nothing is downloaded unless one of the words, or a member of torchvision's enumerations of weights, stands where
+weights are expected. A file is kept in torch.hub's folder (``$TORCH_HOME/hub/checkpoints``), as torchvision keeps
+it, and checked whenever it is used: its name holds the beginning of its SHA-256.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -45,6 +47,8 @@ BACKBONES = {
         "resnext101_32x8d": "resnext101_32x8d-110c445d.pth",
     },
 }
+# What torchvision calls them.
+TORCHVISION_WORDS = {"COCO_V1": "coco", "IMAGENET1K_V1": "imagenet", "IMAGENET1K_V2": "imagenet_v2"}
 
 
 class PublishedWeightsError(OSError):
@@ -52,17 +56,27 @@ class PublishedWeightsError(OSError):
 
 
 def detector_weights(weights: Any, model: str) -> Any:
-    """The file of the builder ``model`` where ``weights`` is a word such as ``"coco"``; else ``weights``."""
-    return _file(DETECTORS, weights, model) if _is_word(DETECTORS, weights) else weights
+    """What ``weights`` of the builder ``model`` stand for: published ones as their file, others as they are."""
+    return _resolve("weights", DETECTORS, weights, model)
 
 
 def backbone_weights(weights: Any, body: str) -> Any:
-    """The file of the ResNet ``body`` where ``weights`` is a word such as ``"imagenet"``; else ``weights``."""
-    return _file(BACKBONES, weights, body) if _is_word(BACKBONES, weights) else weights
+    """What ``weights_backbone`` of the ResNet ``body`` stand for, as :func:`detector_weights`."""
+    return _resolve("weights_backbone", BACKBONES, weights, body)
 
 
-def _is_word(table: dict[str, dict[str, str]], weights: Any) -> bool:
-    return isinstance(weights, str) and weights in table
+def _resolve(argument: str, table: dict[str, dict[str, str]], weights: Any, model: str) -> Any:
+    if isinstance(url := getattr(weights, "url", None), str):  # a member of torchvision's enumerations
+        return fetch(url.rpartition("/")[2])
+    if isinstance(weights, str):
+        word = TORCHVISION_WORDS.get(weights, weights)
+        return _file(table, word, model) if word in table else weights
+    if weights is None or isinstance(weights, os.PathLike | Mapping):
+        return weights
+    raise TypeError(
+        f"{argument}: expected None, a state dict, the path of a file with one, the word of published weights or "
+        f"a member of torchvision's enumerations of weights, got {weights!r}"
+    )
 
 
 def _file(table: dict[str, dict[str, str]], word: str, model: str) -> Path:

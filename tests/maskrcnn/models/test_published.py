@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from pathlib import Path
 
@@ -105,6 +106,29 @@ def test_no_such_weights(source: Path) -> None:
         PublishedWeightsError, match=r'no published weights "imagenet_v2" for resnet18; there'
     ):
         maskrcnn.fasterrcnn_resnet18_fpn(weights_backbone="imagenet_v2", **SMALL)
+
+
+def test_what_torchvision_calls_them(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = ResNet("resnet18", norm_factory("batch")).state_dict()
+    name = publish(source, body, monkeypatch, "imagenet")
+
+    class ResNet18_Weights(enum.Enum):
+        IMAGENET1K_V1 = f"https://elsewhere/{name}"
+
+        @property
+        def url(self) -> str:
+            return self.value
+
+    for weights in ("IMAGENET1K_V1", ResNet18_Weights.IMAGENET1K_V1):
+        model = maskrcnn.fasterrcnn_resnet18_fpn(weights_backbone=weights, **SMALL)
+        assert torch.equal(model.backbone.body.conv1.weight, body["conv1.weight"])
+
+
+def test_weights_that_are_none() -> None:
+    with pytest.raises(TypeError, match=r"^weights: expected None, a state dict, the path .*, got 3$"):
+        maskrcnn.fasterrcnn_resnet18_fpn(3)
+    with pytest.raises(TypeError, match=r"^weights_backbone: expected None, .*, got True$"):
+        maskrcnn.fasterrcnn_resnet18_fpn(weights_backbone=True)
 
 
 def test_every_published_name_has_a_model_and_a_checksum() -> None:
