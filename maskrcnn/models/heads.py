@@ -120,6 +120,9 @@ class MaskRCNNHeads(nn.Sequential):
 class MaskRCNNPredictor(nn.Sequential):
     """Doubles the side by a 2x2 transposed convolution, then one mask of logits per class.
 
+    Fresh weights of the last layer are normal with a deviation of 0.001, as in detectron2, so that every pixel starts
+    undecided. By torchvision's, sqrt(2 / num_classes), the loss of few classes starts far above ln 2.
+
     Args:
         in_channels: channels of the mask head's output.
         dim_reduced: channels between.
@@ -138,9 +141,10 @@ class MaskRCNNPredictor(nn.Sequential):
                 mask_fcn_logits=nn.Conv2d(dim_reduced, num_classes, 1),
             )
         )
-        for name, parameter in self.named_parameters():
-            if name.endswith("weight"):
-                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+        nn.init.kaiming_normal_(self.conv5_mask.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.mask_fcn_logits.weight, std=0.001)
+        assert self.mask_fcn_logits.bias is not None
+        nn.init.zeros_(self.mask_fcn_logits.bias)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """``[R, C, M/2, M/2]`` to logits ``[R, K, M, M]``, or ``[R, 1, M, M]`` of one class per region.

@@ -132,9 +132,12 @@ def test_tiny_detections(peer: Any, tiny_state: OrderedDict[str, Tensor]) -> Non
 
 
 def test_tiny_initialisation(peer: Any) -> None:
-    """Fresh weights of both come from the same distributions: same spread of every large parameter."""
+    """Fresh weights of both come from the same distributions: same spread of every large parameter. Only the logits of
+    masks start otherwise."""
     theirs = dict(tiny_peer().named_parameters())
     for name, parameter in maskrcnn.maskrcnn_tiny(num_classes=CLASSES).named_parameters():
+        if "mask_fcn_logits" in name:
+            continue
         assert parameter.requires_grad == theirs[name].requires_grad
         if parameter.numel() >= 2000:
             torch.testing.assert_close(parameter.std(), theirs[name].std(), rtol=0.1, atol=0, msg=name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -196,6 +198,15 @@ def test_mask_targets() -> None:
     assert (targets[2, :, :3] == 1).all()
     assert (targets[2, :, 5:] == 0).all()
     assert mask_targets(masks, boxes[:0], torch.zeros(0, dtype=torch.int64), 7, "integer").shape == (0, 7, 7)
+
+
+def test_fresh_masks_are_undecided() -> None:
+    """The loss of two classes starts at ln 2, whatever the features."""
+    torch.manual_seed(0)
+    logits = MaskRCNNPredictor(64, 64, 2)(5 * torch.randn(20, 64, 14, 14))
+    loss = losses.mask_loss(logits[:, 1], torch.rand(20, 28, 28).round(), 20.0)
+    assert abs(loss.item() - math.log(2)) < 0.02
+    assert logits.std() > 1e-4
 
 
 def test_selected_masks_are_those_of_all_classes() -> None:
