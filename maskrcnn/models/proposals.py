@@ -41,6 +41,7 @@ def propose(
     nms_threshold: float,
     score_threshold: float,
     count: int,
+    trim: bool,
 ) -> list[Tensor]:
     """The best boxes of all levels after suppression, for each image.
 
@@ -54,9 +55,10 @@ def propose(
         nms_threshold: IoU of suppression; different levels never suppress each other.
         score_threshold: least objectness probability.
         count: the most boxes of each image after suppression.
+        trim: read back how many there are. Otherwise nothing is, and zeros fill every image up to ``count``.
 
     Returns:
-        float32 boxes ``[P, 4]`` per image, best first. Nothing is read back but the numbers P.
+        float32 boxes ``[P, 4]`` per image, best first.
     """
     boxes, scores, levels, counts = ops.decode_anchors(
         _not_double(logits),
@@ -72,6 +74,8 @@ def propose(
         boxes, scores.sigmoid(), nms_threshold, min(count, boxes.shape[1]), classes=levels, counts=counts
     )
     chosen = boxes.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 4))
+    if not trim:
+        return list(torch.where(index[..., None] >= 0, chosen, 0.0))
     return [image[:number] for image, number in zip(chosen, kept.tolist(), strict=True)]
 
 

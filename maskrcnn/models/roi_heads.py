@@ -201,20 +201,19 @@ class RoIHeads(nn.Module):
     def _detect(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> list[Detection]:
-        found = self._classify(features, proposals, image_sizes)
-        counts = [len(boxes) for boxes in proposals]
-        detections = [
-            select_detections(
-                *image,
-                weights=found.weights,
-                score_threshold=self.score_thresh,
-                nms_threshold=self.nms_thresh,
-                count=self.detections_per_img,
-            )
-            for image in zip(
-                found.scores.split(counts), found.deltas.split(counts), found.boxes, image_sizes, strict=True
-            )
-        ]
+        # As many regions in each image: those behind its last have no area, and nothing is detected there.
+        padded = nn.utils.rnn.pad_sequence(proposals, batch_first=True)
+        found = self._classify(features, list(padded), image_sizes)
+        detections = select_detections(
+            found.scores.unflatten(0, padded.shape[:2]),
+            found.deltas.unflatten(0, padded.shape[:2]),
+            torch.stack(found.boxes),
+            image_sizes,
+            weights=found.weights,
+            score_threshold=self.score_thresh,
+            nms_threshold=self.nms_thresh,
+            count=self.detections_per_img,
+        )
         boxes = [d["boxes"] for d in detections]
         labels = torch.cat([d["labels"] for d in detections])
         for branch in self.branches:

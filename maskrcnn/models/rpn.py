@@ -93,7 +93,10 @@ class RegionProposalNetwork(nn.Module):
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Return proposals (float32 ``[P, 4]`` per image, pixels of the batch) and, in training, losses."""
+        """Return proposals (float32 ``[P, 4]`` per image, pixels of the batch) and, in training, losses.
+
+        In evaluation on a GPU nothing is read back: boxes of zeros take the place of missing ones.
+        """
         maps = list(features.values())
         logit_maps, delta_maps = self.head(maps)
         height, width = images.tensors.shape[-2:]
@@ -111,6 +114,8 @@ class RegionProposalNetwork(nn.Module):
             nms_threshold=self.nms_thresh,
             score_threshold=self.score_thresh,
             count=self.post_nms_top_n[evaluation],
+            # Without area nothing is detected, but would be sampled; and reading from a CPU costs nothing.
+            trim=self.training or maps[0].device.type == "cpu",
         )
         if not self.training:
             return proposals, {}

@@ -68,9 +68,7 @@ class GeneralizedRCNNTransform(nn.Module):
         """Subtract the mean, divide by the deviation; uint8 is first scaled by 1/255 to float32."""
         if image.dtype == torch.uint8:
             image = image.to(torch.float32).div_(255)
-        mean = torch.tensor(self.image_mean, dtype=image.dtype, device=image.device)
-        std = torch.tensor(self.image_std, dtype=image.dtype, device=image.device)
-        return image.sub(mean[:, None, None]).div_(std[:, None, None])
+        return image.sub(_per_channel(self.image_mean, image)).div_(_per_channel(self.image_std, image))
 
     def new_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) after the resize of an image of ``size``; draws from torch's generator in training."""
@@ -96,6 +94,11 @@ class GeneralizedRCNNTransform(nn.Module):
     def extra_repr(self) -> str:
         size = f"min_size={self.min_size}, max_size={self.max_size}"
         return f"{size}, mean={self.image_mean}, std={self.image_std}"
+
+
+def _per_channel(values: Sequence[float], image: Tensor) -> Tensor:
+    """``[C, 1, 1]`` beside the image. Made there: a GPU would have to wait for numbers that are copied to it."""
+    return torch.stack([image.new_full((1, 1), value) for value in values])
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

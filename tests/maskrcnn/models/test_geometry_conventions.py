@@ -140,11 +140,11 @@ def test_boxes_are_clipped_to_the_image() -> None:
     """A box of 10 x 10 around (5, 5), weights 10 and 5: dx = 20 moves its centre by 2 widths to 25, and a huge
     dw counts as log(1000 / 16), a width of 625; the image is 30 wide. dy and dh of 0 keep its height."""
     deltas = torch.tensor([[0.0, 0, 0, 0, 20, 0, 1e4, 0]])
-    found = select_detections(
-        torch.tensor([[0.1, 0.9]]),
-        deltas,
-        torch.tensor([[0.0, 0, 10, 10]]),
-        (20, 30),
+    (found,) = select_detections(
+        torch.tensor([[[0.1, 0.9]]]),
+        deltas[None],
+        torch.tensor([[[0.0, 0, 10, 10]]]),
+        [(20, 30)],
         weights=(10.0, 10.0, 5.0, 5.0),
         score_threshold=0.05,
         nms_threshold=0.5,

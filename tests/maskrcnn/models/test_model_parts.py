@@ -58,6 +58,7 @@ def test_proposals_start_from_the_same_anchors_as_matching() -> None:
         nms_threshold=0.1,
         score_threshold=0.0,
         count=7,
+        trim=True,
     )
     first, second = (anchors_at(torch.arange(5), cells[:1], [grid], [stride]) for stride in strides)
     assert boxes.equal(torch.cat([first, second])[:7].clamp(min=0))
