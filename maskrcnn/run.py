@@ -129,7 +129,7 @@ class Run:
     def _read(self, losses: dict[str, Tensor], step: int, ids: list[int]) -> dict[str, float]:
         """The losses' means over processes as numbers; stops all processes where one is not finite.
 
-        The one place where the loop waits for the device: after a forward pass, which itself waits often.
+        The one place where a step waits for the device: nothing may be changed by a loss that is not finite.
         """
         local = torch.stack([loss.detach().float() for loss in losses.values()])
         values = distributed.mean_across_processes(local).tolist()

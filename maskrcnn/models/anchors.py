@@ -104,7 +104,7 @@ def anchors_at(
     sizes = [count * height * width for count, (height, width) in zip(kinds, grid_sizes, strict=True)]
     rows = [kinds, [0, *accumulate(kinds)][:-1], [0, *accumulate(sizes)][:-1], [w for _, w in grid_sizes]]
     rows += [[x for _, x in strides], [y for y, _ in strides]]
-    table = torch.tensor(rows, device=index.device)
+    table = torch.tensor(rows).to(index.device, non_blocking=True)
     level = torch.bucketize(index, table[2], right=True) - 1
     kind, first_cell, first, width, stride_x, stride_y = table[:, level]
     place = index - first

@@ -25,11 +25,18 @@ class KeypointBranch:
         return predictor(features)
 
     def loss(
-        self, logits: Tensor, targets: list[Target], boxes: list[Tensor], matches: list[Tensor]
+        self,
+        logits: Tensor,
+        targets: list[Target],
+        boxes: list[Tensor],
+        matches: list[Tensor],
+        counted: Tensor,
     ) -> Tensor:
-        """Of positive regions: for each image boxes ``[P, 4]`` and the ground truth of each, ``[P]``."""
+        """Of positive regions: for each image boxes ``[P, 4]`` and the ground truth of each, ``[P]``; of all images'
+        in a row those count that ``counted`` says."""
         matched = torch.cat([t["keypoints"][m] for t, m in zip(targets, matches, strict=True)])
         cells, valid = ops.keypoints_to_heatmap_targets(matched, torch.cat(boxes), logits.shape[-1])
+        valid = valid & counted[:, None]
         count = losses.normalizer(valid.sum(), logits.device)
         return losses.keypoint_loss(logits, cells, valid, count)
 

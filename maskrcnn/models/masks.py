@@ -46,11 +46,18 @@ class MaskBranch:
         return selected_logits(predictor, features, labels)
 
     def loss(
-        self, logits: Tensor, targets: list[Target], boxes: list[Tensor], matches: list[Tensor]
+        self,
+        logits: Tensor,
+        targets: list[Target],
+        boxes: list[Tensor],
+        matches: list[Tensor],
+        counted: Tensor,
     ) -> Tensor:
-        """Of positive regions: for each image boxes ``[P, 4]`` and the ground truth of each, ``[P]``."""
-        count = losses.normalizer(len(logits), logits.device)
-        return self._pixel_loss(logits, self._crops(targets, boxes, matches, logits.shape[-1]), count)
+        """Of positive regions: for each image boxes ``[P, 4]`` and the ground truth of each, ``[P]``; of all images'
+        in a row those count that ``counted`` says."""
+        count = losses.normalizer(counted.sum(), logits.device)
+        crops = self._crops(targets, boxes, matches, logits.shape[-1])
+        return self._pixel_loss(logits, crops, count, counted)
 
     def iou_targets(
         self, masks: Tensor, targets: list[Target], boxes: list[Tensor], matches: list[Tensor]
@@ -72,8 +79,8 @@ class MaskBranch:
         probabilities = self.probabilities(logits.float())[:, None].split([len(b) for b in boxes])
         return [{"masks": masks} for masks in probabilities]
 
-    def _pixel_loss(self, logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
-        return losses.mask_loss(logits, targets, count)
+    def _pixel_loss(self, logits: Tensor, targets: Tensor, count: Tensor | float, counted: Tensor) -> Tensor:
+        return losses.mask_loss(logits, targets, count, counted)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """``[R, M, M]`` of :meth:`logits`."""
@@ -93,8 +100,8 @@ class SoftmaxMaskBranch(MaskBranch):
         rows = torch.arange(len(labels), device=labels.device)
         return torch.stack([scores[:, 0], scores[rows, labels]], dim=1)
 
-    def _pixel_loss(self, logits: Tensor, targets: Tensor, count: Tensor | float) -> Tensor:
-        return losses.softmax_mask_loss(logits, targets, count)
+    def _pixel_loss(self, logits: Tensor, targets: Tensor, count: Tensor | float, counted: Tensor) -> Tensor:
+        return losses.softmax_mask_loss(logits, targets, count, counted)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """``[R, M, M]`` of :meth:`logits`."""

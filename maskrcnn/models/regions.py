@@ -11,32 +11,39 @@ import maskrcnn_ops as ops
 from maskrcnn.models import losses
 from maskrcnn.models.detections import of_class
 from maskrcnn.models.images import Target
+from maskrcnn.models.losses import IGNORED
 from maskrcnn.models.matcher import Matcher, match_labels
 from maskrcnn.models.sampler import BalancedSampler
 
 
 @dataclass
 class SampledRegions:
-    """One image's regions for the losses.
+    """One image's regions for the losses; the first P may be positive.
 
     Attributes:
-        boxes: float32 ``[R, 4]``.
-        labels: int64 ``[R]``, 0 for background.
-        positive: int64 ``[P]``, the regions with a ground truth, in ascending order.
-        matches: int64 ``[P]``, the ground truth of each of them.
+        boxes: float32 ``[S, 4]``.
+        labels: int64 ``[S]``, 0 for background, :data:`~maskrcnn.models.losses.IGNORED` where no region is.
+        matches: int64 ``[P]``, the ground truth of each of the first P; any where the label is not above 0.
     """
 
     boxes: Tensor
     labels: Tensor
-    positive: Tensor
     matches: Tensor
+
+    @property
+    def candidates(self) -> Tensor:
+        """Boxes ``[P, 4]`` of those that may be positive."""
+        return self.boxes[: len(self.matches)]
 
 
 @torch.no_grad()
 def sample_regions(
     proposals: list[Tensor], targets: list[Target], matcher: Matcher, sampler: BalancedSampler
 ) -> list[SampledRegions]:
-    """Choose regions for each image among its proposals ``[P, 4]`` and the ground truth itself, in their order."""
+    """Choose regions for each image among its proposals ``[P, 4]`` and the ground truth itself, in their order.
+
+    Boxes without area are never chosen.
+    """
     return [
         _sample(boxes, target["boxes"], target["labels"], matcher, sampler)
         for boxes, target in zip(proposals, targets, strict=True)
@@ -48,12 +55,28 @@ def _sample(
 ) -> SampledRegions:
     boxes = torch.cat([proposals, gt_boxes])
     matches = matcher(gt_boxes, boxes)
-    sampled = torch.cat(sampler(match_labels(matches))).sort().values
-    matches = matches[sampled]
-    positive = torch.where(matches >= 0)[0]
+    sample = sampler(torch.where(ops.box_area(boxes) > 0, match_labels(matches), -1))
+    boxes, matches = boxes[sample.index], matches[sample.index]
     labels = torch.zeros_like(matches)
-    labels[positive] = gt_labels[matches[positive]]
-    return SampledRegions(boxes[sampled], labels, positive, matches[positive])
+    if len(gt_boxes):
+        labels = torch.where(matches >= 0, gt_labels[matches.clamp(min=0)], labels)
+    # Without ground truth there is nothing that a slot could stand for.
+    positives = sample.positives if len(gt_boxes) else 0
+    return SampledRegions(
+        boxes, torch.where(sample.filled, labels, IGNORED), matches[:positives].clamp(min=0)
+    )
+
+
+def positive_slots(regions: list[SampledRegions]) -> tuple[Tensor, Tensor]:
+    """Of all images' regions in a row: int64 ``[R]``, those that may be positive, and their labels, IGNORED where a
+    region is not."""
+    labels = torch.cat([r.labels for r in regions])
+    first, slots = 0, []
+    for r in regions:
+        slots.append(torch.arange(first, first + len(r.matches), device=labels.device))
+        first += len(r.labels)
+    index = torch.cat(slots)
+    return index, torch.where(labels[index] > 0, labels[index], IGNORED)
 
 
 def box_losses(
@@ -67,13 +90,13 @@ def box_losses(
     """``loss_classifier`` and ``loss_box_reg`` of all images' regions: ``logits [R, K]`` and ``deltas [R, K * 4]``, or
     ``[R, 4]`` for all classes, in the encoding of ``weights``; ``beta`` of :func:`~maskrcnn.models.losses.box_loss`."""
     labels = torch.cat([r.labels for r in regions])
-    positive = torch.where(labels > 0)[0]
-    boxes = torch.cat([r.boxes[r.positive] for r in regions])
+    index, own_labels = positive_slots(regions)
+    boxes = torch.cat([r.candidates for r in regions])
     matched = torch.cat([t["boxes"][r.matches] for t, r in zip(targets, regions, strict=True)])
-    chosen = of_class(deltas.unflatten(1, (-1, 4)), positive, labels[positive])
+    chosen = of_class(deltas.unflatten(1, (-1, 4)), index, own_labels.clamp(min=0))
     encoded = ops.encode_boxes(matched, boxes, weights)
-    count = losses.normalizer(len(labels), logits.device)
+    count = losses.normalizer((labels != IGNORED).sum(), logits.device)
     return {
         "loss_classifier": losses.classifier_loss(logits, labels, count),
-        "loss_box_reg": losses.box_loss(chosen, encoded, count, beta),
+        "loss_box_reg": losses.box_loss(chosen, encoded, count, beta, own_labels > 0),
     }

@@ -14,7 +14,7 @@ from maskrcnn.models.images import Detection, Target
 from maskrcnn.models.keypoints import KeypointBranch
 from maskrcnn.models.masks import MaskBranch, mask_branch
 from maskrcnn.models.matcher import Matcher
-from maskrcnn.models.regions import SampledRegions, box_losses, sample_regions
+from maskrcnn.models.regions import SampledRegions, box_losses, positive_slots, sample_regions
 from maskrcnn.models.sampler import BalancedSampler
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -147,23 +147,23 @@ class RoIHeads(nn.Module):
         if targets is None:
             raise ValueError("targets: expected one dictionary per image in training, got None")
         regions, pooled, result = self._train_boxes(features, proposals, image_sizes, targets)
-        labels = torch.cat([r.labels for r in regions])
-        positive = torch.where(labels > 0)[0]
-        boxes = [r.boxes[r.positive] for r in regions]
+        positive, labels = positive_slots(regions)
+        counted, labels = labels > 0, labels.clamp(min=0)
+        boxes = [r.candidates for r in regions]
         matches = [r.matches for r in regions]
         for branch in self.branches:
             pool, head, predictor = self._parts(branch)
             # With a shared head all branches pool alike, and the regions' features are there already.
             shared = self.shared_head is not None
             own = pooled[positive] if shared else self._pool(pool, features, boxes, image_sizes)
-            logits = branch.logits(predictor, head(own), labels[positive])
-            result[f"loss_{branch.name}"] = branch.loss(logits, targets, boxes, matches)
+            logits = branch.logits(predictor, head(own), labels)
+            result[f"loss_{branch.name}"] = branch.loss(logits, targets, boxes, matches, counted)
             if branch is self._masks and self.mask_iou_head is not None:
                 masks = self._masks.probabilities(logits.detach().float())
-                ious = _own_ious(self.mask_iou_head(own, masks), labels[positive])
+                ious = _own_ious(self.mask_iou_head(own, masks), labels)
                 wanted = self._masks.iou_targets(masks, targets, boxes, matches)
-                count = losses.normalizer(len(wanted), wanted.device)
-                result["loss_mask_iou"] = losses.mask_iou_loss(ious, wanted, count)
+                count = losses.normalizer(counted.sum(), wanted.device)
+                result["loss_mask_iou"] = losses.mask_iou_loss(ious, wanted, count, counted)
         return [], result
 
     def _train_boxes(

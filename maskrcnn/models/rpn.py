@@ -14,6 +14,7 @@ from maskrcnn.models.images import ImageList, Target
 from maskrcnn.models.matcher import Matcher, match_labels
 from maskrcnn.models.proposals import flatten_level, propose
 from maskrcnn.models.sampler import BalancedSampler
+from maskrcnn.models.waiting import waits_for
 
 # Cell anchors, grid size and stride of every level.
 AnchorGrids: TypeAlias = tuple[list[Tensor], list[tuple[int, int]], list[tuple[int, int]]]
@@ -95,7 +96,7 @@ class RegionProposalNetwork(nn.Module):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return proposals (float32 ``[P, 4]`` per image, pixels of the batch) and, in training, losses.
 
-        In evaluation on a GPU nothing is read back: boxes of zeros take the place of missing ones.
+        On a GPU nothing is read back: boxes of zeros take the place of missing ones.
         """
         maps = list(features.values())
         logit_maps, delta_maps = self.head(maps)
@@ -114,8 +115,7 @@ class RegionProposalNetwork(nn.Module):
             nms_threshold=self.nms_thresh,
             score_threshold=self.score_thresh,
             count=self.post_nms_top_n[evaluation],
-            # Without area nothing is detected, but would be sampled; and reading from a CPU costs nothing.
-            trim=self.training or maps[0].device.type == "cpu",
+            trim=not waits_for(maps[0]),
         )
         if not self.training:
             return proposals, {}
@@ -129,20 +129,28 @@ class RegionProposalNetwork(nn.Module):
         self, logits: Tensor, deltas: Tensor, anchors: AnchorGrids, targets: list[Target]
     ) -> dict[str, Tensor]:
         """Objectness and box loss over the sampled anchors; ``logits [N, B]``, ``deltas [N, B, 4]``."""
-        image_logits, labels, image_deltas, regression = [], [], [], []
+        image_logits, labels, filled, image_deltas, regression, matched = [], [], [], [], [], []
         for i, target in enumerate(targets):
-            matches = self.matcher.match_anchors(target["boxes"], *anchors)
-            positive, negative = self.sampler(match_labels(matches))
-            sampled = torch.cat([positive, negative])
-            image_logits.append(logits[i, sampled])
-            labels.append((matches[sampled] >= 0).float())
-            image_deltas.append(deltas[i, positive])
-            regression.append(
-                ops.encode_boxes(target["boxes"][matches[positive]], anchors_at(positive, *anchors))
-            )
-        count = losses.normalizer(sum(map(len, labels)), logits.device)
+            boxes = target["boxes"]
+            matches = self.matcher.match_anchors(boxes, *anchors)
+            sample = self.sampler(match_labels(matches))
+            found = matches[sample.index]
+            image_logits.append(logits[i, sample.index])
+            labels.append(found >= 0)
+            filled.append(sample.filled)
+            own = slice(sample.positives if len(boxes) else 0)
+            image_deltas.append(deltas[i, sample.index[own]])
+            truth = boxes[found[own].clamp(min=0)]
+            regression.append(ops.encode_boxes(truth, anchors_at(sample.index[own], *anchors)))
+            matched.append(sample.filled[own] & (found[own] >= 0))
+        counted = torch.cat(filled)
+        count = losses.normalizer(counted.sum(), logits.device)
         encoded, beta = torch.cat(regression), self.smooth_l1_beta
         return {
-            "loss_objectness": losses.objectness_loss(torch.cat(image_logits), torch.cat(labels), count),
-            "loss_rpn_box_reg": losses.box_loss(torch.cat(image_deltas), encoded, count, beta),
+            "loss_objectness": losses.objectness_loss(
+                torch.cat(image_logits), torch.cat(labels), count, counted
+            ),
+            "loss_rpn_box_reg": losses.box_loss(
+                torch.cat(image_deltas), encoded, count, beta, torch.cat(matched)
+            ),
         }

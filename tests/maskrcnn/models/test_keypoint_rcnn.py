@@ -49,7 +49,7 @@ def test_only_visible_keypoints_inside_their_box_count() -> None:
     keypoints = torch.tensor([[4.0, 4, 2], [5, 1, 2], [1, 1, 0], [1, 3, 1]])
     target = {"keypoints": torch.stack([torch.zeros(4, 3), keypoints])}
     logits = torch.zeros(1, 4, 2, 2, requires_grad=True)
-    loss = KeypointBranch().loss(logits, [target], boxes, matches)
+    loss = KeypointBranch().loss(logits, [target], boxes, matches, torch.tensor([True]))
     loss.backward()
     torch.testing.assert_close(loss.detach(), torch.tensor(math.log(4)))
     assert logits.grad is not None
@@ -63,7 +63,8 @@ def test_without_keypoints_the_loss_is_a_zero_with_gradients(regions: int) -> No
     logits = torch.randn(regions, K, 4, 4, requires_grad=True)
     boxes = torch.tensor([[0.0, 0, 4, 4]]).repeat(regions, 1)
     target = {"keypoints": torch.zeros(2, K, 3)}
-    loss = KeypointBranch().loss(logits, [target], [boxes], [torch.zeros(regions, dtype=torch.int64)])
+    matches, counted = torch.zeros(regions, dtype=torch.int64), torch.ones(regions, dtype=torch.bool)
+    loss = KeypointBranch().loss(logits, [target], [boxes], [matches], counted)
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from maskrcnn.models import AnchorGenerator, losses
+from maskrcnn.models import AnchorGenerator, losses, sampler
 from maskrcnn.models.anchors import anchors_at, cell_anchors
 from maskrcnn.models.heads import MaskRCNNPredictor
 from maskrcnn.models.masks import mask_targets
@@ -106,14 +106,32 @@ def test_matcher_without_ground_truth() -> None:
     ("positives", "negatives", "chosen"),
     [(50, 50, (4, 12)), (2, 50, (2, 14)), (50, 3, (4, 3)), (0, 0, (0, 0))],
 )
-def test_sampler(positives: int, negatives: int, chosen: tuple[int, int]) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_sampler(
+    monkeypatch: pytest.MonkeyPatch, positives: int, negatives: int, chosen: tuple[int, int], waits: bool
+) -> None:
     labels = torch.tensor([1] * positives + [0] * negatives + [-1] * 20)[
         torch.randperm(positives + negatives + 20)
     ]
-    positive, negative = BalancedSampler(16, 0.25)(labels)
-    assert (len(positive.unique()), len(negative.unique())) == (len(positive), len(negative)) == chosen
-    assert (labels[positive] == 1).all()
-    assert (labels[negative] == 0).all()
+    monkeypatch.setattr(sampler, "waits_for", lambda _: waits)
+    sample = BalancedSampler(16, 0.25)(labels)
+    assert sample.positives == (4 if waits else chosen[0])
+    index = sample.index[sample.filled]
+    assert len(index.unique()) == len(index)
+    found = labels[index]
+    assert ((found == 1).sum(), (found == 0).sum()) == chosen
+    assert (labels[sample.index][sample.filled][: chosen[0]] == 1).all()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_every_element_is_as_likely(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    """Of 6 positives 2, of 10 negatives 6: each in 3000 draws about 1000 and 1800 times."""
+    monkeypatch.setattr(sampler, "waits_for", lambda _: waits)
+    labels, counts = torch.tensor([1, 0, 0, 1, 0, 0, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0]), torch.zeros(16)
+    for _ in range(3000):
+        counts[BalancedSampler(8, 0.25)(labels).index] += 1
+    expected = torch.where(labels == 1, 1000.0, 1800.0)
+    assert ((counts - expected).abs() < 5 * 30).all()  # five standard deviations
 
 
 def test_normalizer_of_one_process() -> None:

@@ -130,7 +130,7 @@ def test_shared_features_are_those_of_the_positives(
     monkeypatch.setattr(
         heads._masks.__class__,
         "loss",
-        lambda _, logits, __, boxes, ___: seen.update(boxes=torch.cat(boxes)) or logits.sum(),
+        lambda _, logits, __, boxes, *___: seen.update(boxes=torch.cat(boxes)) or logits.sum(),
     )
     features: dict[str, Tensor] = {}
     model.backbone.register_forward_hook(lambda _, __, maps: features.update(maps))

@@ -130,9 +130,9 @@ def test_trainable_layers_without_weights() -> None:
 
 @pytest.mark.parametrize("argument", ["weights", "weights_backbone"])
 def test_nothing_is_downloaded(argument: str) -> None:
-    message = rf"{argument}: expected a state dict, the path .*got 'COCO_V1'"
+    message = rf"{argument}: expected a state dict, the path .*got 'published'"
     with pytest.raises(FileNotFoundError, match=message):
-        maskrcnn.fasterrcnn_resnet18_fpn(**{argument: "COCO_V1"}, **SMALL)
+        maskrcnn.fasterrcnn_resnet18_fpn(**{argument: "published"}, **SMALL)
 
 
 def test_wrong_files(tmp_path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
