@@ -129,28 +129,26 @@ class RegionProposalNetwork(nn.Module):
         self, logits: Tensor, deltas: Tensor, anchors: AnchorGrids, targets: list[Target]
     ) -> dict[str, Tensor]:
         """Objectness and box loss over the sampled anchors; ``logits [N, B]``, ``deltas [N, B, 4]``."""
-        image_logits, labels, filled, image_deltas, regression, matched = [], [], [], [], [], []
-        for i, target in enumerate(targets):
-            boxes = target["boxes"]
-            matches = self.matcher.match_anchors(boxes, *anchors)
-            sample = self.sampler(match_labels(matches))
-            found = matches[sample.index]
-            image_logits.append(logits[i, sample.index])
-            labels.append(found >= 0)
-            filled.append(sample.filled)
-            own = slice(sample.positives if len(boxes) else 0)
-            image_deltas.append(deltas[i, sample.index[own]])
-            truth = boxes[found[own].clamp(min=0)]
-            regression.append(ops.encode_boxes(truth, anchors_at(sample.index[own], *anchors)))
-            matched.append(sample.filled[own] & (found[own] >= 0))
-        counted = torch.cat(filled)
-        count = losses.normalizer(counted.sum(), logits.device)
-        encoded, beta = torch.cat(regression), self.smooth_l1_beta
+        parts = [
+            self._sampled(logits[i], deltas[i], anchors, target["boxes"]) for i, target in enumerate(targets)
+        ]
+        scores, labels, filled, moves, encoded, matched = map(torch.cat, zip(*parts, strict=True))
+        count = losses.normalizer(filled.sum(), logits.device)
         return {
-            "loss_objectness": losses.objectness_loss(
-                torch.cat(image_logits), torch.cat(labels), count, counted
-            ),
-            "loss_rpn_box_reg": losses.box_loss(
-                torch.cat(image_deltas), encoded, count, beta, torch.cat(matched)
-            ),
+            "loss_objectness": losses.objectness_loss(scores, labels, count, filled),
+            "loss_rpn_box_reg": losses.box_loss(moves, encoded, count, self.smooth_l1_beta, matched),
         }
+
+    def _sampled(
+        self, logits: Tensor, deltas: Tensor, anchors: AnchorGrids, boxes: Tensor
+    ) -> tuple[Tensor, ...]:
+        """What the losses take of one image: logits, labels and which of them count ``[S]``; then deltas and what they
+        should be ``[P, 4]``, and which of them count ``[P]``."""
+        matches = self.matcher.match_anchors(boxes, *anchors)
+        sample = self.sampler(match_labels(matches))
+        found = matches[sample.index]
+        own = slice(sample.positives if len(boxes) else 0)
+        index, truth = sample.index[own], boxes[found[own].clamp(min=0)]
+        encoded = ops.encode_boxes(truth, anchors_at(index, *anchors))
+        matched = sample.filled[own] & (found[own] >= 0)
+        return logits[sample.index], found >= 0, sample.filled, deltas[index], encoded, matched
