@@ -4,6 +4,7 @@ python -m benchmarks [options]                  measure, print a table, with --o
 python -m benchmarks report FILE.json ...       table and plot from JSON; --help tells more
 python -m benchmarks ablations --output FOLDER  train the paper's ablations at a small scale
 python -m benchmarks presets --output FOLDER    size and cost of every preset, AP of the tiny ones
+python -m benchmarks rivals --output FOLDER     train ours and torchvision's by the same recipe
 python -m benchmarks instances --output FOLDER  peak memory by the number of objects on a large picture
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import ablations, environment, instances, limits, peers, presets, report
+from benchmarks import ablations, environment, instances, limits, peers, presets, report, rivals
 from benchmarks.harness import Clock, Row, Setting, measure
 
 STEMS = (
@@ -39,7 +40,13 @@ STEMS = (
     "end_to_end",
     "cost",
 )
-COMMANDS = {"report": report, "ablations": ablations, "presets": presets, "instances": instances}
+COMMANDS = {
+    "report": report,
+    "ablations": ablations,
+    "presets": presets,
+    "rivals": rivals,
+    "instances": instances,
+}
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 
 

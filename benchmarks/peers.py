@@ -5,7 +5,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import maskrcnn_ops
 
@@ -31,6 +32,27 @@ def our_operators(ops: Any = maskrcnn_ops) -> Iterator[None]:
             stack.enter_context(mock.patch.object(module, "MultiScaleRoIAlign", ops.MultiScaleRoIAlign))
         stack.enter_context(mock.patch.object(roi_heads, "roi_align", ops.roi_align))
         yield
+
+
+class Trainable(nn.Module):
+    """torchvision's detector as this package's training and evaluation call a detector: pictures may be uint8, masks
+    encoded, and the masks of detections are cut at a half."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Any]] | None = None) -> Any:
+        images = [image.float().div(255) if image.dtype == torch.uint8 else image for image in images]
+        if targets is not None:
+            return self.model(images, [self._target(each) for each in targets])
+        detections = self.model(images)
+        return [found | {"masks": found["masks"][:, 0] > 0.5} for found in detections]
+
+    def _target(self, target: dict[str, Any]) -> dict[str, Tensor]:
+        boxes = target["boxes"]
+        masks = target["masks"].decode().to(boxes.device, torch.uint8)
+        return {"boxes": boxes, "labels": target["labels"], "masks": masks}
 
 
 def maskrcnn_tiny(num_classes: int, **options: Any) -> nn.Module:
@@ -60,6 +82,16 @@ def maskrcnn_tiny(num_classes: int, **options: Any) -> nn.Module:
         "mask_predictor": mask_rcnn.MaskRCNNPredictor(64, 64, num_classes),
     }
     return MaskRCNN(backbone, **(settings | options))
+
+
+def maskrcnn_resnet18_fpn(num_classes: int, **options: Any) -> nn.Module:
+    """The architecture of ``maskrcnn.maskrcnn_resnet18_fpn``."""
+    from torchvision.models.detection import MaskRCNN, backbone_utils
+
+    backbone = backbone_utils.resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
+    )
+    return MaskRCNN(backbone, num_classes, **options)
 
 
 def keypointmaskrcnn_tiny(num_classes: int, num_keypoints: int = 17, **options: Any) -> nn.Module:
