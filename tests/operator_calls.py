@@ -66,6 +66,10 @@ def pairs(seed: int) -> list[Tensor]:
     return [boxes(40, seed), boxes(30, seed + 1)]
 
 
+def matched(seed: int) -> list[Tensor]:
+    return [boxes(40, seed), boxes(40, seed + 1)]
+
+
 def deltas(seed: int) -> list[Tensor]:
     return [random_map(40, 12, seed=seed), boxes(40, seed)]
 
@@ -145,10 +149,10 @@ CALLS = {
     "remove_small_boxes": Call(lambda a, _: ops.remove_small_boxes(a, 9), pairs, reads=1),
     "box_iou": Call(ops.box_iou, pairs, (0, 1)),
     "generalized_box_iou": Call(ops.generalized_box_iou, pairs, (0, 1)),
-    "encode_boxes": Call(lambda a, b: ops.encode_boxes(a[:30], b, (10, 10, 5, 5)), pairs, (0, 1)),
+    "encode_boxes": Call(lambda a, b: ops.encode_boxes(a, b, (10, 10, 5, 5)), matched, (0, 1)),
     "decode_boxes": Call(ops.decode_boxes, deltas, (0, 1)),
     "decode_grid": Call(
-        lambda d, cells: ops.decode_grid(d.view(1, 120, 4), cells[:3], (5, 8), 4), deltas, (0,)
+        lambda d, cells: ops.decode_grid(d.view(-1, 120, 4), cells[:3], (5, 8), 4), deltas, (0,)
     ),
     "decode_anchors": Call(
         lambda x, d, cells, sizes: ops.decode_anchors([x], [d], [cells], [4], sizes, 50, min_size=1),
@@ -170,7 +174,7 @@ CALLS = {
     "rasterize_polygons": Call(
         lambda a, _: ops.rasterize_polygons(POLYGONS, a[:2], 14, (30, 40)), pairs, from_host=True
     ),
-    "heatmaps_to_keypoints": Call(lambda x, b: ops.heatmaps_to_keypoints(x.view(9, 1, 14, 14), b), masks),
+    "heatmaps_to_keypoints": Call(lambda x, b: ops.heatmaps_to_keypoints(x[:, None], b), masks),
     "keypoints_to_heatmap_targets": Call(lambda k, b: ops.keypoints_to_heatmap_targets(k, b, 14), keypoints),
     "nms": Call(lambda b, s: ops.nms(b, s, 0.5), scored, reads=1),
     "batched_nms": Call(lambda b, s, i, _: ops.batched_nms(b, s, i, 0.5), grouped, reads=1),
