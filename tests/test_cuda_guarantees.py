@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,7 +136,11 @@ def test_another_device_than_the_current_one(gpu, name):
 def run_alone(program: str, **environment: str) -> str:
     """What a new process prints."""
     command = [sys.executable, "-c", "import os, torch, maskrcnn_ops as ops\n" + program]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    place = Path(_host.__file__).parents[
+        1
+    ]  # where Python looks first: the package under test, wherever it is
+    options = {"cwd": place, "env": {**os.environ, **environment}}
+    done = subprocess.run(command, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
