@@ -114,7 +114,7 @@ MODEL_NEEDS := import numpy, PIL, pycocotools, safetensors, tqdm
 gpu-check: gpu-build
 	$(PYTHON) -c '$(MODEL_NEEDS)' || ignored=--ignore=$(CURDIR)/tests/maskrcnn; \
 	MASKRCNN_TESTS_REQUIRE=cuda $(PYTHON) -m pytest $(CURDIR)/tests --ignore=$(CURDIR)/tests/parity $$ignored -k cuda \
-	  --durations=20 -o faulthandler_timeout=100 > $(GPU_OUT)/gpu-tests.log 2>&1; tests=$$?; \
+	  --continue-on-collection-errors --durations=20 -o faulthandler_timeout=100 > $(GPU_OUT)/gpu-tests.log 2>&1; tests=$$?; \
 	tail -n 80 $(GPU_OUT)/gpu-tests.log; \
 	$(PYTHON) -m benchmarks --device cuda --output $(GPU_OUT)/cuda.json && exit $$tests
 
