@@ -1,6 +1,9 @@
 # make demo       builds the kernels, trains a Mask R-CNN on generated shapes, prints its AP and leaves pictures
 # make test       builds and runs all tests
-# make gpu-check  on a machine with a GPU: builds there, runs the CUDA tests (a skip is a failure) and the CUDA benchmarks
+# make gpu-check  on a machine with a GPU: builds there, runs the CUDA tests (a skip for want of one is a failure) and the CUDA
+#                 benchmarks; PREBUILT=1 takes the library that is there, such as one built on a machine without a GPU
+# make gpu-sanitize  there: compute-sanitizer's memcheck, racecheck, initcheck and synccheck over the tests that draw random
+#                 cases, a few each; gpu-sanitize-memcheck and so on run one
 # make lint       style and types;  make format  rewrites the sources in the project's style
 # make cpp-test   the C++ tests;  SANITIZE=address,undefined builds them with sanitizers
 # make sanitize   the operators' tests in Python over a library with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, gcc)
@@ -10,6 +13,7 @@
 # PYTHON   the Python to start from (default: the first of python3, python)
 # TORCH    what to install where that Python has no torch of 2.11 or newer, e.g. make test TORCH=torch==2.12.1
 # VENV     the environment to make (default: .venv)
+# OUT      where gpu-check and gpu-sanitize leave their logs and results (default: output)
 
 PYTHON ?= $(shell command -v python3 || command -v python)
 TORCH ?= torch==2.13.0
@@ -20,7 +24,7 @@ RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python
 
 OPERATOR_TESTS := $(CURDIR)/tests --ignore=$(CURDIR)/tests/maskrcnn --ignore=$(CURDIR)/tests/parity
 
-.PHONY: demo test gpu-check lint format cpp-test sanitize emulate-cuda nightly clean
+.PHONY: demo test gpu-build gpu-check gpu-sanitize lint format cpp-test sanitize emulate-cuda nightly clean
 
 # A torch that is there is used as it is: the environment then sees that Python's packages.
 $(VENV)/ready: pyproject.toml setup.py CMakeLists.txt Makefile
@@ -93,13 +97,40 @@ format: $(VENV)/ready
 	$(RUN) -m ruff format .
 	PATH="$(abspath $(BIN)):$$PATH" clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*' 'tests/cuda_emulation/*' 'examples/cpp/*' | grep -E '\.(h|cpp|cu|inl)$$')
 
-# Uses the Python that is there, without network: torch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis.
-gpu-check:
-	MASKRCNN_OPS_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')}" \
+# These use the Python that is there, without network: torch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis. PTX
+# beside the machine's own code, so that the tests can have the driver compile it, as it does on newer GPUs.
+GPU_OUT := $(or $(OUT),output)
+gpu-build:
+	mkdir -p $(GPU_OUT)
+ifndef PREBUILT
+	MASKRCNN_OPS_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(PYTHON) -c 'import torch; print("%d.%d+PTX" % torch.cuda.get_device_capability())')}" \
 	  $(PYTHON) setup.py --quiet build_ext --inplace
+endif
 	$(PYTHON) -m maskrcnn_ops
-	MASKRCNN_TESTS_REQUIRE=cuda $(PYTHON) -m pytest $(OPERATOR_TESTS) -k cuda
-	$(PYTHON) -m benchmarks --device cuda --output $${OUT:-output}/cuda.json
+
+# The benchmarks run also after a test has failed: a machine with a GPU may be there once. The models' tests need what the
+# models need.
+MODEL_NEEDS := import numpy, PIL, pycocotools, safetensors, tqdm
+gpu-check: gpu-build
+	$(PYTHON) -c '$(MODEL_NEEDS)' || ignored=--ignore=$(CURDIR)/tests/maskrcnn; \
+	MASKRCNN_TESTS_REQUIRE=cuda $(PYTHON) -m pytest $(CURDIR)/tests --ignore=$(CURDIR)/tests/parity $$ignored -k cuda \
+	  --continue-on-collection-errors --durations=20 -o faulthandler_timeout=100 > $(GPU_OUT)/gpu-tests.log 2>&1; tests=$$?; \
+	tail -n 80 $(GPU_OUT)/gpu-tests.log; \
+	$(PYTHON) -m benchmarks --device cuda --output $(GPU_OUT)/cuda.json && exit $$tests
+
+# Our kernels are checked, and torch's only by initcheck, which must see who wrote what ours read. Without torch's cache of
+# memory each tensor has bounds of its own, and begins uninitialised. Torch asks by calls that may fail.
+OURS := --kernel-name kernel_substring=maskrcnn_ops
+sanitizer_memcheck := $(OURS) --report-api-errors no
+sanitizer_racecheck := $(OURS)
+sanitizer_synccheck := $(OURS)
+gpu-sanitize:
+	$(MAKE) --keep-going gpu-sanitize-memcheck gpu-sanitize-racecheck gpu-sanitize-initcheck gpu-sanitize-synccheck
+gpu-sanitize-%: gpu-build
+	HYPOTHESIS_PROFILE=few MASKRCNN_TESTS_REQUIRE=cuda PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+	  compute-sanitizer --tool $* $(sanitizer_$*) --error-exitcode 9 \
+	  $(PYTHON) -m pytest $(OPERATOR_TESTS) -m hypothesis -k cuda > $(GPU_OUT)/$*.log 2>&1; status=$$?; \
+	tail -n 20 $(GPU_OUT)/$*.log; exit $$status
 
 clean:
 	rm -rf $(VENV) build output maskrcnn_ops/*.so maskrcnn_ops/include maskrcnn_ops/share

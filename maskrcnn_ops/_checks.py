@@ -37,6 +37,17 @@ def as_rois(boxes: Tensor | Sequence[Tensor], op: str) -> Tensor:
     return torch.cat([indices, torch.cat(list(boxes))], dim=1)
 
 
+def from_host(tensor: Tensor, device: torch.device, op: str) -> Tensor:
+    """A CPU tensor that the caller is done with, on the device; without waiting for what a GPU has to do before.
+
+    A CUDA graph would copy anew at each replay, from memory that then holds something else.
+    """
+    running = device.type == "cuda" and torch.cuda.is_initialized() and not torch.compiler.is_compiling()
+    if running and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"{op}: expected tensors on the GPU in a CUDA graph, got numbers on the host")
+    return tensor.to(device, non_blocking=True)
+
+
 def is_channels_last(map: Tensor) -> bool:
     """Whether the operators keep `map`'s layout as channels_last."""
     return not map.is_contiguous() and map.is_contiguous(memory_format=torch.channels_last)

@@ -16,7 +16,8 @@ Rle = dict[str, Any]
 
 def encode(counts: Tensor, offsets: Tensor, size: tuple[int, int]) -> list[Rle]:
     """Encodings of the run lengths ``counts[offsets[d]:offsets[d + 1]]``, both int64."""
-    counts, offsets = counts.cpu().contiguous(), offsets.cpu().contiguous()
+    if not counts.is_cpu:  # one copy, and so one wait
+        counts, offsets = torch.cat([counts, offsets]).cpu().split([len(counts), len(offsets)])
     strings = _host.encode_runs(counts.data_ptr(), offsets.data_ptr(), len(offsets) - 1)
     return [{"size": list(size), "counts": each} for each in strings]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_ops import _runs
-from maskrcnn_ops._checks import pair
+from maskrcnn_ops._checks import from_host, pair
 
 __all__ = ["crop_masks", "rasterize_polygons"]
 
@@ -42,7 +42,8 @@ def crop_masks(
         ValueError, RuntimeError: for bad shapes, dtypes, devices or sizes, malformed encodings, and on the CPU
             a match outside the masks; on CUDA such a box gives zeros.
 
-    Not differentiable. Deterministic.
+    Not differentiable. Deterministic. Nothing is read back from the GPU; encodings are copied to it, so a CUDA
+    graph takes bitmaps only.
 
     Equivalent to:
         ``roi_align(masks[:, None].to(boxes), rois, size, aligned=aligned)[:, 0]`` with
@@ -54,7 +55,7 @@ def crop_masks(
         return torch.ops.maskrcnn_ops.crop_masks(masks, rois, rows, columns, aligned)
     rois = _rois("crop_masks", boxes, matches, len(masks))
     ends, offsets, (height, width) = _runs.decode(masks, "crop_masks")
-    ends, offsets = ends.to(rois.device), offsets.to(rois.device)
+    ends, offsets = (from_host(each, rois.device, "crop_masks") for each in (ends, offsets))
     return torch.ops.maskrcnn_ops.crop_runs(ends, offsets, height, width, rois, rows, columns, aligned)
 
 
@@ -88,7 +89,7 @@ def rasterize_polygons(
     rows, columns = pair(size, "rasterize_polygons", "size")
     height, width = pair(image_size, "rasterize_polygons", "image_size")
     rois = _rois("rasterize_polygons", boxes, matches, len(polygons))
-    packed = (tensor.to(rois.device) for tensor in _pack(polygons))
+    packed = (from_host(each, rois.device, "rasterize_polygons") for each in _pack(polygons))
     return torch.ops.maskrcnn_ops.rasterize_polygons(*packed, height, width, rois, rows, columns, aligned)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maskrcnn_ops._checks import pair
+from maskrcnn_ops._checks import from_host, pair
 
 __all__ = ["decode_anchors"]
 
@@ -41,7 +41,8 @@ def decode_anchors(
         cell_anchors: for each level [A, 4] xyxy, the anchors of the cell at the origin; as in
             :func:`decode_grid`.
         strides: pixels from cell to cell of each level, (y, x) or one number for both.
-        image_sizes: [N, 2] (height, width) to which boxes are clipped. On CUDA a tensor there saves a copy.
+        image_sizes: [N, 2] (height, width) to which boxes are clipped. On CUDA a tensor there saves a copy, and
+            is needed in a CUDA graph.
         top_k: the most anchors to take of each level of each image.
         min_size: boxes of which a side is shorter after clipping are left out.
         score_threshold: the least probability. Compared as logits, ``objectness >= log(p / (1 - p))``.
@@ -75,7 +76,8 @@ def decode_anchors(
     if not maps:
         raise ValueError(f"{op}: expected between 1 and 8 maps of objectness, got 0")
     if not isinstance(image_sizes, Tensor):
-        image_sizes = torch.tensor(image_sizes, dtype=torch.float32, device=maps[0].device).reshape(-1, 2)
+        sizes = torch.tensor(image_sizes, dtype=torch.float32).reshape(-1, 2)
+        image_sizes = from_host(sizes, maps[0].device, op)
     return _ops.decode_anchors(
         maps, codes, list(cell_anchors), steps, image_sizes, top_k, min_size, score_threshold, weights, clip
     )

@@ -38,7 +38,7 @@ def masks_to_rle(
             convention.
 
     Not differentiable. Deterministic. Time and memory follow the outlines of the masks, not the area of the
-    image. On CUDA the number of runs is read back, then the run lengths, which become Python strings.
+    image. On CUDA two things are read back: the number of runs, then the run lengths, which become Python strings.
 
     Equivalent to:
         ``pycocotools.mask.encode(paste_masks(...))``, byte for byte.

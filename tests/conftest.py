@@ -45,6 +45,14 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def gpu() -> str:
+    """For tests of what only a GPU has: streams, graphs, its memory."""
+    if not torch.cuda.is_available():
+        skip("cuda", "no GPU")
+    return "cuda"
+
+
+@pytest.fixture
 def real_data() -> Path:
     """The folder of real data sets: $MASKRCNN_DATA, else ../shared/data beside the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
