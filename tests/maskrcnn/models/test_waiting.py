@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import maskrcnn
+from maskrcnn.encoded_masks import EncodedMasks
 from maskrcnn.models import rpn, sampler
 
 MODELS = ("maskrcnn_tiny", "msrcnn_tiny", "cascademaskrcnn_tiny", "keypointmaskrcnn_tiny")
@@ -86,11 +89,25 @@ def picture(device: str, count: int = 5) -> tuple[list[Tensor], list[dict[str, A
     return images, [{name: each.to(device) for name, each in t.items()} for t in targets]
 
 
+def encoded(targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With the masks' run lengths, which lie on the host."""
+    return [
+        target | {"masks": EncodedMasks.of(encode(target["masks"].cpu()), target["masks"].shape[1:])}
+        for target in targets
+    ]
+
+
+def encode(masks: Tensor) -> list[dict[str, Any]]:
+    return coco_mask.encode(np.asfortranarray(masks.permute(1, 2, 0).numpy()))
+
+
 @pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("masks", [encoded, list])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_training_step_waits_for_nothing(name: str, device: str) -> None:
+def test_a_training_step_waits_for_nothing(name: str, masks: Any, device: str) -> None:
     model = build(name, device).train()
-    batch, targets = model.transform(*picture(device))
+    images, targets = picture(device)
+    batch, targets = model.transform(images, masks(targets))
     model.predict(batch, model.backbone(batch.tensors), targets)  # what is made once is made
     with no_waiting(device):
         features = model.backbone(batch.tensors)
