@@ -93,13 +93,15 @@ format: $(VENV)/ready
 	$(RUN) -m ruff format .
 	PATH="$(abspath $(BIN)):$$PATH" clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*' 'tests/cuda_emulation/*' 'examples/cpp/*' | grep -E '\.(h|cpp|cu|inl)$$')
 
-# Uses the Python that is there, without network: torch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis.
+# Uses the Python that is there, without network: torch with CUDA, nvcc, cmake, ninja, pybind11, pytest, hypothesis; for the
+# benchmarks torchvision, pycocotools and what the model package needs. A row that lacks one fails, and the others are measured.
 gpu-check:
 	MASKRCNN_OPS_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')}" \
 	  $(PYTHON) setup.py --quiet build_ext --inplace
 	$(PYTHON) -m maskrcnn_ops
 	MASKRCNN_TESTS_REQUIRE=cuda $(PYTHON) -m pytest $(OPERATOR_TESTS) -k cuda
 	$(PYTHON) -m benchmarks --device cuda --output $${OUT:-output}/cuda.json
+	$(PYTHON) -m benchmarks report --no-plot $${OUT:-output}/cuda.json
 
 clean:
 	rm -rf $(VENV) build output maskrcnn_ops/*.so maskrcnn_ops/include maskrcnn_ops/share
