@@ -16,8 +16,6 @@ from benchmarks import inputs, limits
 from benchmarks.clock import Call, Clock, Result
 from benchmarks.memory import peak_bytes
 
-# What a row may raise that is its own affair; a package that is not there is the ImportError.
-ERRORS = (RuntimeError, ValueError, NotImplementedError, ImportError)
 DEVICES = ("cpu", "cuda")
 
 
@@ -142,9 +140,10 @@ def measure(row: Row, setting: Setting, clock: Clock, repeats: int) -> dict[str,
         entry |= _gate(row, case, count_gather=clock.cuda or setting.quick)
         if "failed" not in entry:
             most = min(repeats, row.repeats or repeats) if clock.cuda else repeats
-            entry |= _times(case, clock, most, entry["written_bytes"])
-    except ERRORS as error:
-        entry["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            settle = not clock.cuda and entry["written_bytes"] >= limits.SETTLED
+            entry |= _times(case, clock, most, settle)
+    except Exception as error:  # whatever it is, the other rows are measured
+        entry["failed"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return entry
 
 
@@ -165,10 +164,10 @@ def _gate(row: Row, case: Case, count_gather: bool) -> dict[str, Any]:
     return found if case.images is None else {**found, "images": case.images}
 
 
-def _times(case: Case, clock: Clock, repeats: int, written_bytes: int) -> dict[str, Any]:
+def _times(case: Case, clock: Clock, repeats: int, settle: bool) -> dict[str, Any]:
     """Times and peaks of both sides, and their ratio."""
     calls = [case.ours] if case.peer is None else [case.ours, case.peer]
-    samples = clock.interleaved(calls, repeats, settle=written_bytes >= limits.SETTLED)
+    samples = clock.interleaved(calls, repeats, settle)
     peaks = [peak_bytes(call, clock.cuda) for call in calls]
     found: dict[str, Any] = {"peak_bytes": dict(zip(("ours", "peer"), peaks, strict=False))}
     found["ours"] = summary(samples[0])

@@ -196,15 +196,18 @@ def _calls(results: Results) -> str:
 
 def caption(results: Results) -> str:
     facts = results["environment"]
+    cuda, settled = facts["device"] == "cuda", limits.SETTLED >> 20
+    settling = f" An untimed call goes before each timed one where results take {settled} MiB or more." * (
+        not cuda
+    )
     load = f"load average {facts['load_average']} before and {facts['load_average_after']} after"
     method = (
         f"Milliseconds, medians of {_calls(results)} interleaved calls with cold caches, quartiles in "
-        "brackets; the ratio is the other's median over ours, with the quartiles of the pairs' own ratios. An untimed "
-        f"call goes before each timed one where results take {limits.SETTLED >> 20} MiB or more. Peak memory: the most "
-        "megabytes that a call adds to its inputs, result included, ours / the other's."
+        f"brackets; the ratio is the other's median over ours, with the quartiles of the pairs' own ratios.{settling} "
+        "Peak memory: the most megabytes that a call adds to its inputs, result included, ours / the other's."
     )
     if has_limits(results):
-        method += (_cuda_limit if facts["device"] == "cuda" else _cpu_limit)(facts)
+        method += (_cuda_limit if cuda else _cpu_limit)(facts)
     toy = "**Toy sizes: these times mean nothing.** " if results["quick"] else ""
     return f"{toy}{'; '.join([*machine(facts), facts['date'][:10], load])}. {method}"
 
