@@ -64,7 +64,8 @@ def _prepare(direction: str, dtype: str, layout: str, images: int, setting: Sett
     from torchvision.ops import MultiScaleRoIAlign
 
     # torchvision's hands its RoIs on in float32, which its kernel takes only beside float32 maps.
-    terms = pooling.peer_terms(dtype, dtype == "float32", setting.device)
+    name = "torchvision's MultiScaleRoIAlign"
+    terms = pooling.peer_terms(dtype, dtype == "float32", setting.device, name)
     return dataclasses.replace(
         case,
         peer=pooling.within(terms.mode, lambda: call(MultiScaleRoIAlign, terms.dtype)),

@@ -152,16 +152,16 @@ class Terms:
     note: str = ""
 
 
-def peer_terms(dtype: str, native: bool, device: str) -> Terms:
-    """`native`: torchvision has this dtype itself."""
+def peer_terms(dtype: str, native: bool, device: str, peer: str = "torchvision") -> Terms:
+    """`native`: the peer has this dtype itself."""
     wanted = inputs.DTYPES[dtype]
     if native:
         half = f"torchvision's RoIs are {dtype} too, as it demands; held to its float32, whose RoIs are exact"
         return Terms(wanted, wanted, note="" if dtype == "float32" else half)
     if device == "cuda":
-        note = f"torchvision has no {dtype}: under autocast, which widens its input and rounds its result"
+        note = f"{peer} has no {dtype}: under autocast, which widens its input and rounds its result"
         return Terms(wanted, mode=partial(torch.autocast, device, wanted), note=note)
-    return Terms(torch.float32, note=f"torchvision has no {dtype}: its float32, conversion not counted")
+    return Terms(torch.float32, note=f"{peer} has no {dtype}: its float32, conversion not counted")
 
 
 def against_each_other(name: str, ours: Pooling, other: Pooling) -> list[Row]:
