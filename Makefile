@@ -100,8 +100,8 @@ gpu-check:
 	  $(PYTHON) setup.py --quiet build_ext --inplace
 	$(PYTHON) -m maskrcnn_ops
 	MASKRCNN_TESTS_REQUIRE=cuda $(PYTHON) -m pytest $(OPERATOR_TESTS) -k cuda
-	$(PYTHON) -m benchmarks --device cuda --output $${OUT:-output}/cuda.json
-	$(PYTHON) -m benchmarks report --no-plot $${OUT:-output}/cuda.json
+	$(PYTHON) -m benchmarks --device cuda --output $${OUT:-output}/cuda.json; failed=$$?; \
+	  $(PYTHON) -m benchmarks report --no-plot $${OUT:-output}/cuda.json && exit $$failed
 
 clean:
 	rm -rf $(VENV) build output maskrcnn_ops/*.so maskrcnn_ops/include maskrcnn_ops/share

@@ -29,6 +29,7 @@ STEMS = (
     "roi_warp",
     "ps_roi_pool",
     "nms",
+    "batched_nms",
     "soft_nms",
     "box_coder",
     "decode_anchors",
@@ -38,6 +39,7 @@ STEMS = (
     "crop_masks",
     "keypoints",
     "end_to_end",
+    "detection",
     "training_step",
     "cost",
 )

@@ -44,7 +44,7 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)  # the maps and gradients of an operator's batches
 def _normal(shape: tuple[int, ...], seed: int, device: str) -> Tensor:
     return torch.randn(shape, generator=_generator(seed)).to(device)
 

@@ -2,10 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -13,9 +11,9 @@ from torch import Tensor
 from benchmarks import inputs, sectors
 from benchmarks.clock import Call, Result
 from benchmarks.harness import DEVICES, Case, Row, Setting, Target
+from benchmarks.terms import Mode, peer_terms, within
 
 Pool = Callable[[Tensor, Tensor], Tensor]
-Mode = Callable[[], AbstractContextManager[Any]]
 REFERENCE_CHUNK = 50  # RoIs at a time: the reference's intermediate results are large
 
 
@@ -85,10 +83,12 @@ def prepare(
             return lambda: pool(converted, rois)
         return backward(pool, features.to(dtype), rois, gradient.to(dtype))
 
-    def reference() -> Tensor:
+    def reference() -> Result:
         chunks = zip(rois.split(REFERENCE_CHUNK), gradient.split(REFERENCE_CHUNK), strict=True)
-        results = [call(pooling.reference, torch.float32, *chunk)() for chunk in chunks]
-        return torch.cat(results) if direction == "forward" else torch.stack(results).sum(0)  # type: ignore[arg-type]
+        results = (call(pooling.reference, torch.float32, *chunk)() for chunk in chunks)
+        if direction == "forward":
+            return torch.cat(list(results))  # type: ignore[arg-type]
+        return reduce(torch.add, results)  # type: ignore[arg-type]
 
     case = Case(
         ours=call(pooling.ours, wanted),
@@ -118,18 +118,6 @@ def backward(pool: Pool, features: Tensor, rois: Tensor, gradient: Tensor) -> Ca
     return lambda: torch.autograd.grad(output, features, arriving, retain_graph=True)[0]
 
 
-def within(mode: Mode, make: Callable[[], Call]) -> Call:
-    """A call that is made and called in a mode."""
-    with mode():
-        call = make()
-
-    def inside() -> Result:
-        with mode():
-            return call()
-
-    return inside
-
-
 def accepts(pooling: Pooling, dtype: torch.dtype, device: str) -> bool:
     """Whether the peer's operator is there in this dtype."""
     features = pooling.features(inputs.QUICK, dtype, "contiguous", device)
@@ -140,28 +128,6 @@ def accepts(pooling: Pooling, dtype: torch.dtype, device: str) -> bool:
             raise
         return False
     return True
-
-
-@dataclass(frozen=True)
-class Terms:
-    """On what terms torchvision's operator is timed: its dtypes, and whether under autocast."""
-
-    dtype: torch.dtype
-    rois: torch.dtype = torch.float32
-    mode: Mode = nullcontext
-    note: str = ""
-
-
-def peer_terms(dtype: str, native: bool, device: str, peer: str = "torchvision") -> Terms:
-    """`native`: the peer has this dtype itself."""
-    wanted = inputs.DTYPES[dtype]
-    if native:
-        half = f"torchvision's RoIs are {dtype} too, as it demands; held to its float32, whose RoIs are exact"
-        return Terms(wanted, wanted, note="" if dtype == "float32" else half)
-    if device == "cuda":
-        note = f"{peer} has no {dtype}: under autocast, which widens its input and rounds its result"
-        return Terms(wanted, mode=partial(torch.autocast, device, wanted), note=note)
-    return Terms(torch.float32, note=f"{peer} has no {dtype}: its float32, conversion not counted")
 
 
 def against_each_other(name: str, ours: Pooling, other: Pooling) -> list[Row]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import plots, tables
+from benchmarks import captions, plots, tables
 from benchmarks.plots import Results, cost_lines, listed
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
@@ -19,7 +19,7 @@ def for_readme(results: Results, file: str) -> str:
         tables.short(results),
         f"All rows: [{Path(file).with_suffix('.md').name}]({_beside(file, '.md')}).",
     ]
-    title = tables.title(results)
+    title = captions.title(results)
     if any("ratio" in entry for entry in listed(results)):
         blocks.append(f"![{title}: how many times faster than torchvision]({_beside(file, '.png')})")
     if cost_lines(results):

@@ -36,10 +36,9 @@ POOLING = pooling.Pooling(
         **{("cpu", "forward", "float32", layout): Target(12.0) for layout in inputs.LAYOUTS},
         **{("cpu", "backward", "float32", layout): Target(5.0) for layout in inputs.LAYOUTS},
         **{
-            ("cuda", direction, dtype, layout): Target(2.0)
+            ("cuda", direction, *usual): Target(2.0)
             for direction in ("forward", "backward")
-            for dtype in inputs.DTYPES
-            for layout in inputs.LAYOUTS
+            for usual in inputs.USUAL_LAYOUT.items()
         },
     },
     # Forward a comparison for each cell under a RoI in each channel, backward an addition for each output.

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("benchmarks", reason="the benchmarks stand beside the sources and are not installed")
 
-from benchmarks import inputs, limits, operations, plots, pooling, report, roi_align, sectors, tables
+from benchmarks import captions, inputs, limits, operations, plots, report, roi_align, sectors, tables, terms
 from benchmarks.__main__ import all_rows, choose, main
 from benchmarks.clock import Clock
 from benchmarks.harness import Case, Row, Setting, Target, difference, measure, quartiles
@@ -60,20 +60,21 @@ TARGETS = {
     "end_to_end/training/float32": 1.3,
     "end_to_end/training/bfloat16": 2.0,
 }
+USUAL = ("float32/contiguous", "float16/channels_last", "bfloat16/channels_last")
 # On CUDA, by part of the name; a row has what the first that fits says.
 CUDA_TARGETS: dict[str, Target | None] = {
     "against_float32": None,
     "roi_align_against_roi_pool": None,
-    "multiscale_roi_align/forward": Target(4.0),
-    "multiscale_roi_align/backward": None,
+    **{f"multiscale_roi_align/forward/{usual}": Target(4.0) for usual in USUAL},
+    "multiscale_roi_align": None,
     "ps_roi_align": None,
     "roi_align/forward/float32/contiguous": Target(2.5, limit_at_least=0.6),
     "roi_align/forward/float16/channels_last": Target(5.0, limit_at_least=0.6),
     "roi_align/forward/bfloat16/channels_last": Target(5.0, limit_at_least=0.6),
-    "roi_align/backward": Target(1.0),
+    **{f"roi_align/backward/{usual}": Target(1.0) for usual in USUAL},
     "roi_align_deterministic/backward/float32/contiguous": Target(20.0),
     "ps_roi_pool": None,
-    "roi_pool": Target(2.0),
+    **{f"roi_pool/{way}/{usual}": Target(2.0) for way in ("forward", "backward") for usual in USUAL},
     "nms/50000": Target(5.0),
     "nms/8 x 4000/80 classes": Target(10.0),
     "decode_anchors/proposals of 800 x 1216/contiguous/8 images": Target(5.0),
@@ -147,8 +148,8 @@ def test_rows_in_half_precision_and_of_batches_are_for_cuda() -> None:
         for direction in ("forward", "backward"):
             stem = f"{operator}/{direction}"
             assert f"{stem}/float16/contiguous" in names
-            for layout in ("float32/contiguous", "float16/channels_last", "bfloat16/channels_last"):
-                assert {f"{stem}/{layout}/{images} images" for images in (2, 8)} <= set(names)
+            for usual in USUAL:
+                assert {f"{stem}/{usual}/{images} images" for images in (2, 8)} <= set(names)
     assert not set(names) & TARGETS.keys()
 
 
@@ -379,8 +380,8 @@ def test_limit_is_the_larger_of_bytes_and_operations(results: dict[str, Any]) ->
     )
     entry["operations"] = 5e8
     assert lines(tables.full(results))[0].endswith("| 5.00: 500 M operations (50%) |")
-    assert "read once, at 10.0 GB/s; each result" in tables.caption(results)
-    assert "run at the 100 G/s of a float32 matrix product or convolution." in tables.caption(results)
+    assert "read once, at 10.0 GB/s; each result" in captions.caption(results)
+    assert "run at the 100 G/s of a float32 matrix product or convolution." in captions.caption(results)
 
 
 def test_limit_on_cuda_is_the_larger_of_dram_and_gather(results: dict[str, Any]) -> None:
@@ -391,7 +392,7 @@ def test_limit_on_cuda_is_the_larger_of_dram_and_gather(results: dict[str, Any])
     assert lines(tables.full(results))[0].endswith("| 0.200: L2 1000 MB (20%); DRAM 0.150 |")
     entry["gathered_bytes"] = 5 * 10**8
     assert lines(tables.full(results))[0].endswith("| 0.150: DRAM (15%); L2 0.100 |")
-    assert "from the L2 cache at 5000 GB/s" in tables.caption(results)
+    assert "from the L2 cache at 5000 GB/s" in captions.caption(results)
 
 
 def test_sectors_by_hand() -> None:
@@ -447,14 +448,14 @@ def test_batches_have_the_rois_of_each_image() -> None:
 
 
 def test_torchvisions_terms() -> None:
-    assert pooling.peer_terms("float32", True, "cuda").note == ""
-    terms = pooling.peer_terms("float16", True, "cuda")
-    assert (terms.dtype, terms.rois) == (torch.float16, torch.float16)
-    terms = pooling.peer_terms("bfloat16", False, "cuda")
-    assert (terms.dtype, terms.rois) == (torch.bfloat16, torch.float32)
-    assert "under autocast" in terms.note
-    terms = pooling.peer_terms("bfloat16", False, "cpu")
-    assert (terms.dtype, terms.rois) == (torch.float32, torch.float32)
+    assert terms.peer_terms("float32", True, "cuda").note == ""
+    asked = terms.peer_terms("float16", True, "cuda")
+    assert (asked.dtype, asked.rois) == (torch.float16, torch.float16)
+    asked = terms.peer_terms("bfloat16", False, "cuda")
+    assert (asked.dtype, asked.rois) == (torch.bfloat16, torch.float32)
+    assert "under autocast" in asked.note
+    asked = terms.peer_terms("bfloat16", False, "cpu")
+    assert (asked.dtype, asked.rois) == (torch.float32, torch.float32)
 
 
 def test_the_deterministic_mode_is_left_as_it_was() -> None:
@@ -466,7 +467,7 @@ def test_the_deterministic_mode_is_left_as_it_was() -> None:
 
     mode = roi_align.DETERMINISTIC.peer_mode
     assert mode is not None
-    inside = pooling.within(mode, lambda: (call(), call)[1])
+    inside = terms.within(mode, lambda: (call(), call)[1])
     assert not torch.are_deterministic_algorithms_enabled()
     inside()
     assert not torch.are_deterministic_algorithms_enabled()
@@ -523,6 +524,15 @@ def test_readme_and_full_table_are_written_and_checked(tmp_path: Path, results: 
     results["rows"][0]["ratio"] = 21.0
     file.write_text(json.dumps(results))
     assert main([*arguments, "--check"]) == 1
+
+
+def test_the_tables_that_are_kept_are_what_their_json_says() -> None:
+    root = Path(report.__file__).parents[1]
+    if not (root / "README.md").exists():
+        pytest.skip("the tests stand beside an installed package")
+    results = root / "benchmarks" / "results"
+    assert main(["report", str(results / "cpu.json"), f"--readme={root / 'README.md'}", "--check"]) == 0
+    assert main(["report", str(results / "cpu-xeon.json"), "--check"]) == 0
 
 
 def test_readme_refuses_toy_sizes_and_missing_markers(
