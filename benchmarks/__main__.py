@@ -1,7 +1,7 @@
 """Measure the operators beside torchvision, or write the report of a measurement.
 
 python -m benchmarks [options]                  measure, print a table, with --output write JSON
-python -m benchmarks report FILE.json ...       table and plot from JSON; --help tells more
+python -m benchmarks report FILE.json ...       tables and plots from JSON; --help tells more
 python -m benchmarks ablations --output FOLDER  train the paper's ablations at a small scale
 python -m benchmarks presets --output FOLDER    size and cost of every preset, AP of the tiny ones
 python -m benchmarks instances --output FOLDER  peak memory by the number of objects on a large picture
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
         "--rows",
         default="",
         metavar="PATTERN",
-        help="part of a row's name, or a glob",
+        help="part of a row's name, or a glob; a row for another device by its whole name",
     )
     result.add_argument("--repeats", type=int, help="timed calls of each side (default: 15; quick: 2)")
     result.add_argument("--output", type=Path, metavar="FILE.json")

@@ -41,25 +41,19 @@ def line(entry: Entry) -> str:
 
 def target(entry: Entry, results: Results) -> str:
     """What was to be reached, and whether it was; toy sizes decide nothing."""
-    if entry["at_least"] is None:
+
+    def verdict(good: bool | None) -> str:
+        return "" if results["quick"] or good is None else " reached" if good else " missed"
+
+    if (least := entry["at_least"]) is None:
         return ""
-    goals = [(f"≥ {entry['at_least']:.3g}×", entry.get("ratio"), entry["at_least"])]
-    if (least := entry.get("limit_at_least")) is not None and "ours" in entry:
-        reached = limits.share(entry, results["environment"])
-        goals.append(
-            (f"≥ {least:.0%} of the limit" + (f" ({reached:.0%})" if reached else ""), reached, least)
-        )
-    if (most := entry.get("memory_at_most")) is not None:
-        used = memory(entry)
-        goals.append(
-            (f"≤ {most:.3g} of the memory" + (f" ({used:.2g})" if used else ""), used and 1 / used, 1 / most)
-        )
-    return "; ".join(
-        wanted
-        if results["quick"] or found is None
-        else f"{wanted} {'reached' if found >= least else 'missed'}"
-        for wanted, found, least in goals
-    )
+    parts = [f"≥ {least:.3g}×{verdict(entry['ratio'] >= least if 'ratio' in entry else None)}"]
+    share, used = limits.share(entry, results["environment"]), memory(entry)
+    if (least := entry.get("limit_at_least")) is not None and share is not None:
+        parts.append(f"≥ {least:.0%} of the limit ({share:.0%}){verdict(share >= least)}")
+    if (most := entry.get("memory_at_most")) is not None and used is not None:
+        parts.append(f"≤ {most:.3g} of the memory ({used:.2g}){verdict(used <= most)}")
+    return "; ".join(parts)
 
 
 def memory(entry: Entry) -> float | None:
