@@ -109,14 +109,15 @@ endif
 	$(PYTHON) -m maskrcnn_ops
 
 # The benchmarks run also after a test has failed: a machine with a GPU may be there once. The models' tests need what the
-# models need.
+# models need, and a row of the benchmarks that lacks torchvision or pycocotools fails alone.
 MODEL_NEEDS := import numpy, PIL, pycocotools, safetensors, tqdm
 gpu-check: gpu-build
 	$(PYTHON) -c '$(MODEL_NEEDS)' || ignored=--ignore=$(CURDIR)/tests/maskrcnn; \
 	MASKRCNN_TESTS_REQUIRE=cuda $(PYTHON) -m pytest $(CURDIR)/tests --ignore=$(CURDIR)/tests/parity $$ignored -k cuda \
 	  --continue-on-collection-errors --durations=20 -o faulthandler_timeout=100 > $(GPU_OUT)/gpu-tests.log 2>&1; tests=$$?; \
 	tail -n 80 $(GPU_OUT)/gpu-tests.log; \
-	$(PYTHON) -m benchmarks --device cuda --output $(GPU_OUT)/cuda.json && exit $$tests
+	$(PYTHON) -m benchmarks --device cuda --output $(GPU_OUT)/cuda.json; rows=$$?; \
+	$(PYTHON) -m benchmarks report --no-plot $(GPU_OUT)/cuda.json && exit $$((tests | rows))
 
 # Our kernels are checked, and torch's only by initcheck, which must see who wrote what ours read. Without torch's cache of
 # memory each tensor has bounds of its own, and begins uninitialised. Torch asks by calls that may fail.

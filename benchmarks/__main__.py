@@ -1,7 +1,7 @@
 """Measure the operators beside torchvision, or write the report of a measurement.
 
 python -m benchmarks [options]                  measure, print a table, with --output write JSON
-python -m benchmarks report FILE.json ...       table and plot from JSON; --help tells more
+python -m benchmarks report FILE.json ...       tables and plots from JSON; --help tells more
 python -m benchmarks ablations --output FOLDER  train the paper's ablations at a small scale
 python -m benchmarks presets --output FOLDER    size and cost of every preset, AP of the tiny ones
 python -m benchmarks rivals --output FOLDER     train ours and torchvision's by the same recipe
@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import ablations, environment, instances, limits, peers, presets, report, rivals
-from benchmarks.harness import Clock, Row, Setting, measure
+from benchmarks import ablations, environment, instances, limits, peers, presets, report, rivals, tables
+from benchmarks.clock import Clock
+from benchmarks.harness import Row, Setting, measure
 
 STEMS = (
     "roi_align",
@@ -29,6 +30,7 @@ STEMS = (
     "roi_warp",
     "ps_roi_pool",
     "nms",
+    "batched_nms",
     "soft_nms",
     "box_coder",
     "decode_anchors",
@@ -38,6 +40,8 @@ STEMS = (
     "crop_masks",
     "keypoints",
     "end_to_end",
+    "detection",
+    "training_step",
     "cost",
 )
 COMMANDS = {
@@ -54,10 +58,18 @@ def all_rows() -> list[Row]:
     return [row for stem in STEMS for row in importlib.import_module(f"benchmarks.{stem}").ROWS]
 
 
-def choose(rows: Sequence[Row], pattern: str) -> list[Row]:
-    """Rows whose name contains the pattern, or matches it if it has wildcards."""
+def choose(rows: Sequence[Row], pattern: str, device: str | None = None) -> list[Row]:
+    """Rows whose name contains the pattern, or matches it if it has wildcards.
+
+    With a device only those that are meant for it, and the one of exactly that name.
+    """
     glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    return [row for row in rows if fnmatch.fnmatchcase(row.name, glob)]
+    return [
+        row
+        for row in rows
+        if row.name == pattern
+        or (fnmatch.fnmatchcase(row.name, glob) and (device is None or device in row.devices))
+    ]
 
 
 def progress(rows: Sequence[Row]) -> Iterator[Row]:
@@ -73,21 +85,27 @@ def progress(rows: Sequence[Row]) -> Iterator[Row]:
             yield row
 
 
-def run(rows: Sequence[Row], setting: Setting, repeats: int, peer_version: str | None) -> dict[str, Any]:
-    """Measure the rows; the result is what the JSON holds."""
+def run(
+    rows: Sequence[Row], setting: Setting, repeats: int, peer_version: str | None, output: Path | None
+) -> dict[str, Any]:
+    """Measure the rows; the result is what the JSON holds, and `output` after each row what there is of it."""
     facts = environment.describe(setting.device, peer_version if setting.peer else None)
     clock = Clock(setting.device, 2**20 if setting.quick else environment.flush_bytes(setting.device))
     copy_bytes = 2**20 if setting.quick else COPY_BYTES[setting.device]
     facts["copy_bytes_per_second"] = clock.copy_bandwidth(copy_bytes, repeats)
-    if not clock.cuda:
+    if clock.cuda:
+        facts["l2_bytes_per_second"] = limits.l2_rate(clock, facts["gpu_cache_bytes"], repeats)
+    else:
         facts |= limits.rates(clock, copy_bytes, 64 if setting.quick else 2048, repeats)
-    entries = []
+    entries: list[dict[str, Any]] = []
+    results = {"environment": facts, "quick": setting.quick, "repeats": repeats, "rows": entries}
     for row in progress(rows):
-        entry = measure(row, setting, clock, repeats)
-        print(report.line(entry), flush=True)
-        entries.append(entry)
-    facts["load_average_after"] = environment.load_average()
-    return {"environment": facts, "quick": setting.quick, "repeats": repeats, "rows": entries}
+        entries.append(measure(row, setting, clock, repeats))
+        print(tables.line(entries[-1]), flush=True)
+        facts["load_average_after"] = environment.load_average()
+        if output:
+            output.write_text(json.dumps(results, indent=1) + "\n")
+    return results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,7 +117,12 @@ def parser() -> argparse.ArgumentParser:
         "--peer", choices=["torchvision", "none"], help="default: torchvision where it can be imported"
     )
     result.add_argument("--threads", type=int, default=2, help="CPU threads for both sides (default: 2)")
-    result.add_argument("--rows", default="", metavar="PATTERN", help="part of a row's name, or a glob")
+    result.add_argument(
+        "--rows",
+        default="",
+        metavar="PATTERN",
+        help="part of a row's name, or a glob; a row for another device by its whole name",
+    )
     result.add_argument("--repeats", type=int, help="timed calls of each side (default: 15; quick: 2)")
     result.add_argument("--output", type=Path, metavar="FILE.json")
     result.add_argument(
@@ -118,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
             parser().error(f"{name}: expected at least 1, got {value}")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser().error("--device cuda: torch sees no GPU")
-    rows = choose(all_rows(), options.rows)
+    rows = choose(all_rows(), options.rows, None if options.quick else options.device)
     if not rows:
         stems = dict.fromkeys(row.name.partition("/")[0] for row in all_rows())
         parser().error(f"--rows: no row matches {options.rows!r}; their names begin with {', '.join(stems)}")
@@ -127,12 +150,12 @@ def main(arguments: Sequence[str]) -> int:
         parser().error("--peer torchvision: torchvision cannot be imported")
     if peer_version is None and options.peer is None:
         print("torchvision cannot be imported: its columns stay empty, ours are held to the reference")
-    torch.set_num_threads(options.threads)
-    peer = peer_version is not None and options.peer != "none"
-    results = run(rows, Setting(options.device, peer, options.quick), repeats, peer_version)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1) + "\n")
+    torch.set_num_threads(options.threads)
+    peer = peer_version is not None and options.peer != "none"
+    setting = Setting(options.device, peer, options.quick)
+    results = run(rows, setting, repeats, peer_version, options.output)
     failed = [entry["name"] for entry in results["rows"] if "failed" in entry]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

@@ -19,7 +19,7 @@ def _roi_align(count: int, layout: str, setting: Setting) -> Case:
     fewer = dataclasses.replace(
         roi_align.POOLING,
         rois=lambda sizes: inputs.rois(sized(sizes)),
-        gradient=lambda sizes, dtype: inputs.pooled_gradient(sized(sizes), dtype),
+        gradient=lambda sizes, dtype, device: inputs.pooled_gradient(sized(sizes), dtype, device),
     )
     return pooling.prepare(fewer, "forward", "float32", layout, setting)
 

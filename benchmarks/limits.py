@@ -3,23 +3,22 @@
 import mmap
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from benchmarks.harness import Clock
+from benchmarks.clock import Clock, Result
 
 # glibc hands smaller blocks out again without giving them back to the system; larger ones are fresh pages every time.
 FRESH = 32 * 2**20
 # From here on what was freed before decides whether a result is fresh memory; one untimed call before each timed one
 # makes that the same each time.
 SETTLED = FRESH // 2
+PASSES = 32  # over the buffer that measures the L2 cache: the first brings it there
 
 
-def rates(clock: "Clock", size: int, side: int, repeats: int) -> dict[str, float]:
+def rates(clock: Clock, size: int, side: int, repeats: int) -> dict[str, float]:
     """On the CPU: reading `size` bytes, writing as many never touched, and the faster of a product of side x side
     matrices and a 3 x 3 convolution: they come from two libraries, of which one may not know the processor."""
     source = torch.ones(size // 4)
@@ -51,29 +50,51 @@ def rates(clock: "Clock", size: int, side: int, repeats: int) -> dict[str, float
     }
 
 
+def l2_rate(clock: Clock, cache_bytes: int, repeats: int) -> float:
+    """On CUDA: bytes per second between the L2 cache and the kernels, over a buffer of a third of it.
+
+    The best of reading it many times in one kernel, once a kernel, and of copying one half onto the other.
+    """
+    buffer = torch.zeros(cache_bytes // 12, device=clock.buffer.device)
+    rows, (source, target) = buffer.expand(PASSES, -1), buffer[: len(buffer) // 2 * 2].chunk(2)
+    calls: list[Callable[[], Result]] = [
+        lambda: rows.sum(1),
+        lambda: [buffer.sum() for _ in range(PASSES)],
+        lambda: [target.copy_(source) for _ in range(PASSES)],
+    ]
+    return PASSES * buffer.nbytes / min(map(statistics.median, clock.interleaved(calls, repeats)))
+
+
 def written(results: Sequence[Tensor]) -> dict[str, int]:
     """Bytes of the results, and how many of them are fresh memory."""
     sizes = [each.nbytes for each in results]
     return {"written_bytes": sum(sizes), "fresh_bytes": sum(size for size in sizes if size >= FRESH)}
 
 
-@dataclass(frozen=True)
-class Limit:
-    """Seconds that the bytes and the operations of a row take; the larger is the limit."""
+def floors(entry: dict[str, Any], facts: dict[str, Any]) -> dict[str, float]:
+    """The least seconds of a row by what takes them; the largest is its limit.
 
-    bytes: float
-    operations: float
-
-
-def seconds(entry: dict[str, Any], facts: dict[str, Any]) -> Limit | None:
-    """None where the operations were not counted or the rates not measured."""
+    On the CPU "bytes" and "operations", where the operations were counted and the rates measured. On CUDA "DRAM", what
+    is read and written once, at a copy's rate, and for pooling "L2", the sectors that it gathers (sectors.py).
+    """
+    if facts["device"] == "cuda":
+        moved = entry["bytes"] - entry.get("untouched_bytes", 0)
+        found = {"DRAM": moved / facts["copy_bytes_per_second"]}
+        if "gathered_bytes" in entry and "l2_bytes_per_second" in facts:
+            found["L2"] = entry["gathered_bytes"] / facts["l2_bytes_per_second"]
+        return found
     if entry.get("operations") is None or "operations_per_second" not in facts:
-        return None
-    moved = traffic(entry)
-    return Limit(
-        sum(size / facts[f"{kind}_bytes_per_second"] for kind, size in moved.items()),
-        entry["operations"] / facts["operations_per_second"],
-    )
+        return {}
+    return {
+        "bytes": sum(size / facts[f"{kind}_bytes_per_second"] for kind, size in traffic(entry).items()),
+        "operations": entry["operations"] / facts["operations_per_second"],
+    }
+
+
+def share(entry: dict[str, Any], facts: dict[str, Any]) -> float | None:
+    """Of the limit, what ours reaches."""
+    least = max(floors(entry, facts).values(), default=None)
+    return None if least is None else least / entry["ours"]["median"]
 
 
 def traffic(entry: dict[str, Any]) -> dict[str, int]:

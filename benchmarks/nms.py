@@ -1,10 +1,10 @@
-"""NMS of scattered and of clustered boxes, of boxes in 80 classes and in padded batches; Fast NMS.
+"""NMS of scattered and of clustered boxes, and of boxes in 80 classes; Fast NMS.
 
 The answer that ours must give is torchvision's on the CPU, also where CUDA is timed: its CUDA kernel rounds
 differently and, for many boxes in classes, shifts them apart by coordinates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 import maskrcnn_ops as ops
 from benchmarks import inputs, operations
-from benchmarks.harness import Case, Row, Setting
+from benchmarks.harness import DEVICES, Case, Row, Setting, Target
 from maskrcnn_ops import reference
 
 Boxes = Callable[[int, inputs.Sizes], Tensor]
@@ -63,42 +63,6 @@ def _growth(count: int, times: int, setting: Setting) -> Case:
     return Case(ours, calls if setting.peer else None, ours, many, operations=least)
 
 
-def _padded_nms(images: int, count: int, most: int, setting: Setting) -> Case:
-    """Beside torchvision's batched_nms in a loop over images, cut and padded."""
-    count, threshold = setting.count(count), inputs.BATCHED_NMS_IOU
-    tensors = [inputs.clustered_boxes(images * count, setting.sizes), inputs.scores(images * count)]
-    boxes, scores, classes = (
-        each.unflatten(0, (images, count)).to(setting.device)
-        for each in (*tensors, inputs.classes(images * count))
-    )
-
-    def ours() -> Sequence[Tensor]:
-        return ops.padded_nms(boxes, scores, threshold, most, classes=classes)
-
-    def expected() -> Sequence[Tensor]:
-        cpu = boxes.cpu(), scores.cpu()
-        return reference.padded_nms(*cpu, iou_threshold=threshold, max_output=most, classes=classes.cpu())
-
-    def peer() -> Sequence[Tensor]:
-        import torchvision
-
-        kept = [
-            torchvision.ops.batched_nms(boxes[n], scores[n], classes[n], threshold)[:most]
-            for n in range(images)
-        ]
-        counts = torch.tensor([len(each) for each in kept])
-        return torch.stack(
-            [torch.nn.functional.pad(each, (0, most - len(each)), value=-1) for each in kept]
-        ), counts
-
-    # The kept boxes of an image alone: how many it drops before its last one hangs on the order.
-    each = zip(boxes, ours()[0], classes, strict=True)
-    kept = [(b[chosen[chosen >= 0]], c[chosen[chosen >= 0]]) for b, chosen, c in each]
-    least = operations.TEST * sum(operations.overlaps(b, b, c, c) - len(b) for b, c in kept) / 2
-    reads = [boxes, scores, classes]
-    return Case(ours, peer if setting.peer else None, expected, reads, operations=least)
-
-
 def _fast_nms(count: int, setting: Setting) -> Case:
     """Beside the matrix form of the paper, on torchvision's IoUs."""
     count, threshold = setting.count(count), inputs.BATCHED_NMS_IOU
@@ -120,39 +84,42 @@ def _fast_nms(count: int, setting: Setting) -> Case:
     return Case(ours, peer if setting.peer else None, expected, [boxes, scores], operations=least)
 
 
+_TARGETS = {
+    1000: {"cpu": Target(5.0)},
+    4000: {"cpu": Target(8.0)},
+    20000: {"cpu": Target(12.0)},
+    50000: {"cuda": Target(5.0)},
+}
+
+
 def _row(count: int, name: str, make_boxes: Boxes) -> Row:
     return Row(
         name=f"nms/{count}/{name}",
         prepare=partial(prepare, count, make_boxes),
         tolerance=0.0,
-        at_least={1000: 5.0, 4000: 8.0, 20000: 12.0}[count],
+        targets=_TARGETS[count],
         what=f"{count} {name} boxes, IoU threshold {inputs.NMS_IOU}",
+        devices=("cuda",) if count == 50000 else DEVICES,
     )
 
 
 ROWS = [
-    *(_row(count, "scattered", inputs.boxes) for count in (1000, 4000, 20000)),
-    *(_row(count, "clustered", inputs.clustered_boxes) for count in (1000, 4000, 20000)),
+    *(_row(count, "scattered", inputs.boxes) for count in _TARGETS),
+    *(_row(count, "clustered", inputs.clustered_boxes) for count in _TARGETS),
     Row(
         name="batched_nms/20000/80 classes",
         prepare=partial(_batched_nms, 20000),
         tolerance=0.0,
-        at_least=10.0,
+        targets={"cpu": Target(10.0)},
         what=f"20000 clustered boxes, IoU threshold {inputs.BATCHED_NMS_IOU}",
     ),
     Row(
         name="nms/200000/spread",
         prepare=partial(_growth, 20000, 10),
         tolerance=0.0,
-        at_least=10 / 15,
+        targets={"cpu": Target(10 / 15)},
         against="our nms of 20000 boxes, ten times",
         what="sides of 16 to 64 pixels, uniform, one density at both sizes: growth",
-    ),
-    Row(
-        name="padded_nms/8 x 4000/80 classes",
-        prepare=partial(_padded_nms, 8, 4000, 100),
-        tolerance=0.0,
-        what="clustered boxes, the best 100 of each image; torchvision in a loop",
     ),
     Row(
         name="fast_nms/4000/clustered",

@@ -6,6 +6,7 @@ from torch import Tensor
 
 import maskrcnn_ops as ops
 from benchmarks import inputs, operations, pooling
+from benchmarks.harness import Target
 from maskrcnn_ops import reference
 
 _POOL = (inputs.POOLED, 1 / inputs.SENSITIVE_STRIDE)
@@ -15,13 +16,13 @@ _ALIGN = (*_POOL, inputs.SAMPLING_RATIO)
 def _align_peer(features: Tensor, rois: Tensor) -> Tensor:
     from torchvision.ops import ps_roi_align
 
-    return ps_roi_align(features, rois.to(features.dtype), *_ALIGN)
+    return ps_roi_align(features, rois, *_ALIGN)
 
 
 def _pool_peer(features: Tensor, rois: Tensor) -> Tensor:
     from torchvision.ops import ps_roi_pool
 
-    return ps_roi_pool(features, rois.to(features.dtype), *_POOL)
+    return ps_roi_pool(features, rois, *_POOL)
 
 
 # As RoIAlign's.
@@ -33,9 +34,9 @@ _TOLERANCES = {
 }
 # One pass over the map and vectors of sixteen channels, on two threads, against one number at a time on one.
 _TARGETS = {
-    (direction, layout): 5.0
+    ("cpu", direction, "float32", layout): Target(5.0)
     for direction in ("forward", "backward")
-    for layout in ("contiguous", "channels_last")
+    for layout in inputs.LAYOUTS
 }
 
 _pooling = partial(

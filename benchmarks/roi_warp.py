@@ -16,7 +16,7 @@ def _peer(features: Tensor, rois: Tensor) -> Tensor:
     cells = (rois[:, 1:] / inputs.STRIDE).add(0.5).floor()  # no negative corners here
     start, end = cells.split(2, dim=1)
     rounded = torch.cat([rois[:, :1], start, torch.maximum(start, end) + 1], dim=1)
-    return roi_align(features, rounded.to(features.dtype), inputs.POOLED, 1.0, inputs.SAMPLING_RATIO, True)
+    return roi_align(features, rounded, inputs.POOLED, 1.0, inputs.SAMPLING_RATIO, True)
 
 
 POOLING = pooling.Pooling(

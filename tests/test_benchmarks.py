@@ -9,9 +9,10 @@ import torch
 
 pytest.importorskip("benchmarks", reason="the benchmarks stand beside the sources and are not installed")
 
-from benchmarks import limits, operations, plots, report
+from benchmarks import captions, inputs, limits, operations, plots, report, roi_align, sectors, tables, terms
 from benchmarks.__main__ import all_rows, choose, main
-from benchmarks.harness import Case, Clock, Row, Setting, difference, measure, quartiles
+from benchmarks.clock import Clock
+from benchmarks.harness import Case, Row, Setting, Target, difference, measure, quartiles
 from benchmarks.memory import peak_bytes
 
 INF, NAN = float("inf"), float("nan")
@@ -59,6 +60,35 @@ TARGETS = {
     "end_to_end/training/float32": 1.3,
     "end_to_end/training/bfloat16": 2.0,
 }
+USUAL = ("float32/contiguous", "float16/channels_last", "bfloat16/channels_last")
+# On CUDA, by part of the name; a row has what the first that fits says.
+CUDA_TARGETS: dict[str, Target | None] = {
+    "against_float32": None,
+    "roi_align_against_roi_pool": None,
+    **{f"multiscale_roi_align/forward/{usual}": Target(4.0) for usual in USUAL},
+    "multiscale_roi_align": None,
+    "ps_roi_align": None,
+    "roi_align/forward/float32/contiguous": Target(2.5, limit_at_least=0.6),
+    "roi_align/forward/float16/channels_last": Target(5.0, limit_at_least=0.6),
+    "roi_align/forward/bfloat16/channels_last": Target(5.0, limit_at_least=0.6),
+    **{f"roi_align/backward/{usual}": Target(1.0) for usual in USUAL},
+    "roi_align_deterministic/backward/float32/contiguous": Target(20.0),
+    "ps_roi_pool": None,
+    **{f"roi_pool/{way}/{usual}": Target(2.0) for way in ("forward", "backward") for usual in USUAL},
+    "nms/50000": Target(5.0),
+    "nms/8 x 4000/80 classes": Target(10.0),
+    "decode_anchors/proposals of 800 x 1216/contiguous/8 images": Target(5.0),
+    "decode_anchors/proposals of 800 x 1216/channels_last/8 images": Target(5.0),
+    "paste_masks/integer": Target(10.0),
+    "masks_to_rle/3000 x 4000": None,
+    "masks_to_rle": Target(10.0),
+    "crop_masks/polygons/8 images": Target(10.0, memory_at_most=0.05),
+    "crop_masks/runs/8 images": Target(10.0, memory_at_most=0.05),
+    "crop_masks/bitmaps/8 images": Target(10.0, memory_at_most=0.05),
+    "end_to_end/detection/float32": Target(1.5),
+    "end_to_end/detection/bfloat16": Target(2.0),
+    "end_to_end/training_resnet50/bfloat16/8 images": Target(1.5, memory_at_most=0.7),
+}
 
 
 def run(tmp_path: Path, *options: str) -> list[dict[str, Any]]:
@@ -77,8 +107,19 @@ def test_every_row_passes_against_the_reference(tmp_path: Path, device: str) -> 
     assert uncounted == [
         "end_to_end/inference/bfloat16",
         "end_to_end/inference/bfloat16_against_float32",
+        "end_to_end/detection/bfloat16/1 image",
+        "end_to_end/detection/bfloat16/8 images",
         "end_to_end/training/bfloat16",
+        "end_to_end/training_resnet50/bfloat16/8 images",
     ]
+    gathered = {row["name"].split("/")[0] for row in rows if "gathered_bytes" in row}
+    assert gathered == {
+        "roi_align",
+        "roi_align_against_roi_pool",
+        "multiscale_roi_align",
+        "roi_pool",
+        "cost",
+    }
     # What is left to compare with is ours: RoIPool, and RoIAlign in float32.
     assert {row["against"] for row in rows if "peer" in row} == {"our roi_pool", "our float32"}
 
@@ -92,14 +133,39 @@ def test_every_row_passes_beside_torchvision(tmp_path: Path, device: str) -> Non
 def test_names_are_unique_and_targets_are_those_set() -> None:
     rows = all_rows()
     assert len({row.name for row in rows}) == len(rows)
-    assert {row.name: row.at_least for row in rows if row.at_least is not None} == TARGETS
+    assert {row.name: row.targets["cpu"] for row in rows if "cpu" in row.targets} == {
+        name: Target(at_least) for name, at_least in TARGETS.items()
+    }
+    for row in rows:
+        wanted = next((target for part, target in CUDA_TARGETS.items() if part in row.name), None)
+        assert row.targets.get("cuda") == wanted, row.name
+    assert not [part for part in CUDA_TARGETS if not any(part in row.name for row in rows)]
+
+
+def test_rows_in_half_precision_and_of_batches_are_for_cuda() -> None:
+    names = [row.name for row in all_rows() if row.devices == ("cuda",)]
+    for operator in ("roi_align", "multiscale_roi_align", "roi_pool"):
+        for direction in ("forward", "backward"):
+            stem = f"{operator}/{direction}"
+            assert f"{stem}/float16/contiguous" in names
+            for usual in USUAL:
+                assert {f"{stem}/{usual}/{images} images" for images in (2, 8)} <= set(names)
+    assert not set(names) & TARGETS.keys()
 
 
 def test_rows_are_chosen_by_part_or_glob() -> None:
     rows = all_rows()
     assert [row.name for row in choose(rows, "/20000/c")] == ["nms/20000/clustered"]
-    assert len(choose(rows, "roi_align/*")) == 12
+    assert len(choose(rows, "roi_align/*", "cpu")) == 12
+    assert len(choose(rows, "roi_align/*", "cuda")) == 12 + 4 + 12  # float16; two batches in three dtypes
     assert choose(rows, "nothing") == []
+
+
+def test_a_row_for_another_device_is_chosen_by_its_whole_name() -> None:
+    rows = all_rows()
+    assert choose(rows, "nms/50000", "cpu") == []
+    assert [row.name for row in choose(rows, "nms/50000/scattered", "cpu")] == ["nms/50000/scattered"]
+    assert len(choose(rows, "nms/50000", "cuda")) == 2
 
 
 @pytest.mark.parametrize(
@@ -152,7 +218,7 @@ def test_a_row_that_raises_is_failed_with_its_message() -> None:
 
 
 def test_figures_of_a_row() -> None:
-    row = row_of(torch.ones(2), torch.ones(2), at_least=2.0)
+    row = row_of(torch.ones(2), torch.ones(2), targets={"cpu": Target(2.0), "cuda": Target(3.0, 0.5, 0.25)})
     entry = measure(row, Setting(), FixedClock([1.0, 2.0, 3.0], [8.0, 4.0, 6.0]), 3)
     assert entry["ours"]["median"] == 2.0
     assert entry["ours"]["quartiles"] == [1.5, 2.5]
@@ -160,7 +226,9 @@ def test_figures_of_a_row() -> None:
     assert entry["ratio_quartiles"] == [2.0, 5.0]  # of 8, 2 and 2
     assert entry["bytes"] == 16
     assert (entry["written_bytes"], entry["fresh_bytes"], entry["operations"]) == (8, 0, None)
-    assert measure(row, Setting("cuda"), FixedClock([1.0], [1.0]), 1)["at_least"] is None
+    assert (entry["at_least"], entry["limit_at_least"], entry["memory_at_most"]) == (2.0, None, None)
+    entry = measure(row, Setting("cuda"), FixedClock([1.0], [1.0]), 1)
+    assert (entry["at_least"], entry["limit_at_least"], entry["memory_at_most"]) == (3.0, 0.5, 0.25)
 
 
 def test_peak_memory(device: str) -> None:
@@ -171,8 +239,8 @@ def test_peak_memory(device: str) -> None:
     call()
     found = peak_bytes(call, device == "cuda")
     assert found is None or 2**25 - 2**20 < found < 2**26  # the resident set is counted in batches of pages
-    assert report.peak({"peak_bytes": {"ours": 2e6, "peer": 12345}}) == "2.00 / < 1"
-    assert report.peak({"peak_bytes": {"ours": 2e6, "peer": None}}) == "2.00"
+    assert tables.peak({"peak_bytes": {"ours": 2e6, "peer": 12345}}) == "2.00 / < 1"
+    assert tables.peak({"peak_bytes": {"ours": 2e6, "peer": None}}) == "2.00"
 
 
 def test_quartiles() -> None:
@@ -196,7 +264,6 @@ def test_wrong_arguments_end_with_status_2(capsys: pytest.CaptureFixture[str]) -
         (["--rows=nothing"], "no row matches 'nothing'"),
         (["--repeats=0"], "--repeats: expected at least 1, got 0"),
         (["report", "absent.json"], "absent.json"),
-        (["report", "--check", "absent.json"], "--check: needs --readme"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -245,21 +312,57 @@ def results() -> dict[str, Any]:
     return {"environment": facts, "quick": False, "repeats": 15, "rows": rows}
 
 
+def lines(text: str) -> list[str]:
+    """The rows of a table."""
+    return [line for line in text.splitlines() if line.startswith("| `")]
+
+
 def test_table_shows_wins_losses_targets_and_failures(results: dict[str, Any]) -> None:
-    assert report.table(results)[2:] == [
+    text = tables.full(results)
+    assert lines(text) == [
         "| `fast` | 1.00 (1.00–1.00) | 20.0 (20.0–20.0) | 20.0× (20.0–20.0) | ≥ 8× reached |  |",
         "| `not fast enough` [1] | 1.00 (1.00–1.00) | 4.00 (4.00–4.00) | 4.00× (4.00–4.00) | ≥ 8× missed |  |",
         "| `loss` | 2.00 (2.00–2.00) | 1.00 (1.00–1.00) our roi_pool | 0.500× (0.500–0.500) slower |  |  |",
         "| `alone` | 1.00 (1.00–1.00) |  |  |  |  |",
         "| `broken` | failed: differs by 1 |  |  |  |  |",
     ]
-    assert "[1] a remark." in report.markdown(results, "plot.png")
+    assert "[1] a remark." in text
+    assert "load average 0.1 before and 0.2 after" in text
+
+
+def test_short_table_has_the_rows_with_a_target_without_quartiles(results: dict[str, Any]) -> None:
+    results["rows"] += [
+        {"name": "wrong", "against": "torchvision", "at_least": 2.0, "failed": "differs by 2"},
+        measured("pictures", 0.1, 0.2, at_least=1.5, images=8),
+        measured("behind", 0.001, 0.0005, at_least=1.0, against="our roi_pool"),
+    ]
+    text = tables.short(results)
+    assert "| Row | Ours | Other | Ratio | Target |" in text
+    assert lines(text) == [
+        "| `fast` | 1.00 | 20.0 | 20.0× | ≥ 8× reached |",
+        "| `not fast enough` | 1.00 | 4.00 | 4.00× | ≥ 8× missed |",
+        "| `wrong` | failed: differs by 2 |  |  |  |",
+        "| `pictures` | 100, 80.0 images/s | 200, 40.0 images/s | 2.00× | ≥ 1.5× reached |",
+        "| `behind` | 1.00 | 0.500 our roi_pool | 0.500× slower | ≥ 1× missed |",
+    ]
+    assert "Some CPU, 2 threads" in text
+    assert "2026-01-02" in text
+    assert "a remark" not in text
+
+
+def test_targets_of_limit_and_memory(results: dict[str, Any]) -> None:
     results["environment"]["device"] = "cuda"
-    assert report.table(results)[2].endswith("| 1000 (25%) |  |")  # 1 GB in 1 ms, of 4 TB/s
+    entry = results["rows"][0]
+    # 1 GB at 4 TB/s take a quarter of a millisecond; ours took one.
+    entry |= {"limit_at_least": 0.2, "memory_at_most": 0.05, "peak_bytes": {"ours": 10**6, "peer": 10**7}}
+    wanted = "≥ 8× reached; ≥ 20% of the limit (25%) reached; ≤ 0.05 of the memory (0.1) missed"
+    assert lines(tables.short(results))[0].endswith(f"| {wanted} |")
+    results["quick"] = True
+    assert "≥ 8×; ≥ 20% of the limit (25%); ≤ 0.05 of the memory (0.1) |" in lines(tables.short(results))[0]
 
 
 def test_limit_is_the_larger_of_bytes_and_operations(results: dict[str, Any]) -> None:
-    old = report.table(results)
+    old = lines(tables.full(results))
     results["environment"] |= {
         "copy_bytes_per_second": 4e9,
         "read_bytes_per_second": 10e9,
@@ -267,16 +370,108 @@ def test_limit_is_the_larger_of_bytes_and_operations(results: dict[str, Any]) ->
         "operations_per_second": 1e11,
     }
     entry = results["rows"][0]
-    assert report.table(results)[2] == f"{old[2]}  |"  # a row without counts
-    assert report.table(results)[-1] == f"{old[-1]}  |"  # a failed one
+    assert lines(tables.full(results))[0] == f"{old[0]}  |"  # a row without counts
+    assert lines(tables.full(results))[-1] == f"{old[-1]}  |"  # a failed one
     # 2 MB read, 2 MB rewritten, 1 MB fresh: 0.2 + 0.5 + 0.2 ms; 50 M operations take 0.5 ms, 500 M take 5.
     entry |= {"bytes": 5 * 10**6, "written_bytes": 3 * 10**6, "fresh_bytes": 10**6, "operations": 5e7}
     entry["ours"]["median"] = 0.010
-    assert report.table(results)[2].endswith("| 0.900: 2.00 MB read, 1.00 MB fresh, 2.00 MB written (9%) |")
+    assert lines(tables.full(results))[0].endswith(
+        "| 0.900: 2.00 MB read, 1.00 MB fresh, 2.00 MB written (9%) |"
+    )
     entry["operations"] = 5e8
-    assert report.table(results)[2].endswith("| 5.00: 500 M operations (50%) |")
-    assert "read once, at 10.0 GB/s; each result" in report.caption(results)
-    assert "run at the 100 G/s of a float32 matrix product or convolution." in report.caption(results)
+    assert lines(tables.full(results))[0].endswith("| 5.00: 500 M operations (50%) |")
+    assert "read once, at 10.0 GB/s; each result" in captions.caption(results)
+    assert "run at the 100 G/s of a float32 matrix product or convolution." in captions.caption(results)
+
+
+def test_limit_on_cuda_is_the_larger_of_dram_and_gather(results: dict[str, Any]) -> None:
+    results["environment"] |= {"device": "cuda", "l2_bytes_per_second": 5e12}
+    entry = results["rows"][0]
+    assert lines(tables.full(results))[0].endswith("| 0.250: DRAM (25%) |")  # 1 GB at 4 TB/s, of 1 ms
+    entry |= {"gathered_bytes": 10**9, "untouched_bytes": 4 * 10**8}
+    assert lines(tables.full(results))[0].endswith("| 0.200: L2 1000 MB (20%); DRAM 0.150 |")
+    entry["gathered_bytes"] = 5 * 10**8
+    assert lines(tables.full(results))[0].endswith("| 0.150: DRAM (15%); L2 0.100 |")
+    assert "from the L2 cache at 5000 GB/s" in captions.caption(results)
+
+
+def test_sectors_by_hand() -> None:
+    # Two bins of one sample from 2 to 6: at 3 and 5, which read 3, 4, 5 and 6. Beyond the map nothing is read, at its
+    # border the last cell alone.
+    low, high = torch.tensor([2.0, 40.0, 6.0]), torch.tensor([6.0, 60.0, 8.0])
+    cells = sectors.sampled(low, high, 8, scale=1.0, bins=2, ratio=1)
+    assert [row.nonzero()[:, 0].tolist() for row in cells] == [[3, 4, 5, 6], [], [6, 7]]
+    # RoIPool rounds 1.25 and 3.5 to 1 and 4, both of which it reads.
+    cells = sectors.covered(torch.tensor([2.5]), torch.tensor([7.0]), 8, scale=0.5)
+    assert cells[0].nonzero()[:, 0].tolist() == [1, 2, 3, 4]
+
+    # A map of 3 x 12 float32, 2 channels. The first RoI reads columns 6 to 9 of rows 0 and 1, the second of image 1
+    # columns 8 and 9 of rows 1 and 2, twice. Eight neighbours share a sector: row 0 is its sectors 0 and the half of 1,
+    # row 1 begins in the other half of it.
+    features = torch.zeros(2, 2, 3, 12)
+    rois = torch.tensor([[0.0, 6, 0, 9, 1], [1.0, 8, 1, 9, 2], [1.0, 8, 1, 9, 2]])
+
+    def whole(low: torch.Tensor, high: torch.Tensor, extent: int) -> torch.Tensor:
+        return sectors.covered(low, high, extent, scale=1.0)
+
+    # Cells 6 to 9 and 18 to 21 are in sectors 0, 1 and 2; cells 20, 21, 32 and 33 in 2 and 4.
+    assert sectors.fetched(features, rois, whole) == {
+        "gathered_bytes": 32 * 2 * (3 + 2 + 2),
+        "untouched_bytes": features.nbytes - 32 * 2 * (3 + 2),
+    }
+    # In channels_last a cell of 2 channels is a part of a sector, one of 9 takes two.
+    for channels, per_cell in ((2, 1), (9, 2)):
+        features = torch.zeros(2, channels, 3, 12).contiguous(memory_format=torch.channels_last)
+        assert sectors.fetched(features, rois, whole) == {
+            "gathered_bytes": 32 * per_cell * (8 + 4 + 4),
+            "untouched_bytes": max(0, features.nbytes - 32 * per_cell * (8 + 4)),
+        }
+
+
+def test_sectors_are_those_that_roi_align_reads() -> None:
+    """Where the gradient of a sum is not zero; no weight of these RoIs is."""
+    sizes = inputs.QUICK
+    rois = inputs.rois(sizes)
+    for roi in rois:
+        features = inputs.feature_map(sizes, torch.float32, "channels_last", "cpu").clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(roi_align.POOLING.ours(features, roi[None]).sum(), features)
+        read = int((gradient[0, 0] != 0).sum())
+        assert roi_align.POOLING.axis is not None
+        assert sectors.fetched(features, roi[None], roi_align.POOLING.axis)["gathered_bytes"] == 32 * read
+
+
+def test_batches_have_the_rois_of_each_image() -> None:
+    batch = Setting(quick=True).batch(8)
+    assert (batch.images, Setting().batch(8).images) == (2, 8)
+    assert inputs.rois(batch)[:, 0].tolist() == [0.0] * 10 + [1.0] * 10
+    assert torch.equal(inputs.rois(Setting(quick=True).batch(1))[:, 1:], inputs.boxes(10, inputs.QUICK))
+
+
+def test_torchvisions_terms() -> None:
+    assert terms.peer_terms("float32", True, "cuda").note == ""
+    asked = terms.peer_terms("float16", True, "cuda")
+    assert (asked.dtype, asked.rois) == (torch.float16, torch.float16)
+    asked = terms.peer_terms("bfloat16", False, "cuda")
+    assert (asked.dtype, asked.rois) == (torch.bfloat16, torch.float32)
+    assert "under autocast" in asked.note
+    asked = terms.peer_terms("bfloat16", False, "cpu")
+    assert (asked.dtype, asked.rois) == (torch.float32, torch.float32)
+
+
+def test_the_deterministic_mode_is_left_as_it_was() -> None:
+    modes: list[bool] = []
+
+    def call() -> torch.Tensor:
+        modes.append(torch.are_deterministic_algorithms_enabled())
+        return torch.empty(0)
+
+    mode = roi_align.DETERMINISTIC.peer_mode
+    assert mode is not None
+    inside = terms.within(mode, lambda: (call(), call)[1])
+    assert not torch.are_deterministic_algorithms_enabled()
+    inside()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert modes == [True, True]  # made and called in it
 
 
 def test_rates_are_measured_and_large_results_are_fresh() -> None:
@@ -287,6 +482,7 @@ def test_rates_are_measured_and_large_results_are_fresh() -> None:
         "operations_per_second",
     }
     assert all(rate > 0 for rate in rates.values())
+    assert limits.l2_rate(Clock("cpu", 16), 2**12, 3) > 0
     small, large = torch.empty(10), torch.empty(limits.FRESH, dtype=torch.uint8)
     assert limits.written([small, large]) == {"written_bytes": 40 + limits.FRESH, "fresh_bytes": limits.FRESH}
 
@@ -302,23 +498,41 @@ def test_operations_by_hand() -> None:
     assert operations.of_layers(lambda: torch.ones(2, 3) @ torch.ones(3, 4)) == 2 * 2 * 3 * 4
 
 
-def test_readme_is_written_and_checked(tmp_path: Path, results: dict[str, Any]) -> None:
+def test_readme_and_full_table_are_written_and_checked(tmp_path: Path, results: dict[str, Any]) -> None:
     readme, file = tmp_path / "README.md", tmp_path / "results" / "cpu.json"
+    full = file.with_suffix(".md")
     file.parent.mkdir()
     file.write_text(json.dumps(results))
     readme.write_text(f"before\n{report.BEGIN}\nstale\n{report.END}\nafter\n")
     arguments = ["report", str(file), f"--readme={readme}", "--no-plot"]
     assert main([*arguments, "--check"]) == 1
     assert "stale" in readme.read_text()
+    assert not full.exists()
     assert main(arguments) == 0
     text = readme.read_text()
     assert text.startswith(f"before\n{report.BEGIN}\n**CPU.** Some CPU, 2 threads")
+    assert "[cpu.md](results/cpu.md)" in text
     assert text.endswith(f"(results/cpu.png)\n{report.END}\nafter\n")
     assert "stale" not in text
+    assert len(lines(text)) == 2
+    assert len(lines(full.read_text())) == 5
+    assert main([*arguments, "--check"]) == 0
+    full.write_text("stale")
+    assert main([*arguments, "--check"]) == 1
+    assert main(["report", str(file), "--no-plot"]) == 0
     assert main([*arguments, "--check"]) == 0
     results["rows"][0]["ratio"] = 21.0
     file.write_text(json.dumps(results))
     assert main([*arguments, "--check"]) == 1
+
+
+def test_the_tables_that_are_kept_are_what_their_json_says() -> None:
+    root = Path(report.__file__).parents[1]
+    if not (root / "README.md").exists():
+        pytest.skip("the tests stand beside an installed package")
+    results = root / "benchmarks" / "results"
+    assert main(["report", str(results / "cpu.json"), f"--readme={root / 'README.md'}", "--check"]) == 0
+    assert main(["report", str(results / "cpu-xeon.json"), "--check"]) == 0
 
 
 def test_readme_refuses_toy_sizes_and_missing_markers(
@@ -349,12 +563,12 @@ def test_cost_is_drawn_as_lines_and_not_listed(tmp_path: Path, results: dict[str
         for size in (300, 100)
     ]
     both = {**results, "rows": [*results["rows"], *points]}
-    assert report.table(both) == report.table(results)
-    assert report.cost_lines(both)["nms, scattered boxes"] == [
+    assert tables.full(both) == tables.full(results)
+    assert plots.cost_lines(both)["nms, scattered boxes"] == [
         (100, pytest.approx(0.1), pytest.approx(1.0)),
         (300, pytest.approx(0.3), pytest.approx(3.0)),
     ]
-    text = report.markdown({**results, "rows": points}, "folder/size.png")
+    text = report.for_readme({**results, "rows": points}, "folder/size.json")
     assert text.endswith("![CPU: time against size, beside torchvision](folder/size-cost.png)")
     assert "| Row |" not in text
     pytest.importorskip("matplotlib")
