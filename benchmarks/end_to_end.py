@@ -101,7 +101,10 @@ class Scene:
         if setting.quick:
             options |= {"rpn_post_nms_top_n_test": 20, "box_detections_per_img": 5}
         torch.manual_seed(0)
-        model = maskrcnn.maskrcnn_resnet50_fpn(**options).eval().to(setting.device)
+        model: Any = maskrcnn.maskrcnn_resnet50_fpn(**options).eval()
+        # Fresh mask logits are so near to zero that bfloat16 would round every probability to a half.
+        nn.init.normal_(model.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.15)
+        model = model.to(setting.device)
         pictures = inputs.pictures(setting.batch(images))
         return cls(options, model, [each.to(setting.device) for each in pictures])
 
