@@ -1,7 +1,8 @@
 # make demo       builds the kernels, trains a Mask R-CNN on generated shapes, prints its AP and leaves pictures
 # make test       builds and runs all tests
 # make gpu-check  on a machine with a GPU: builds there, runs the CUDA tests (a skip for want of one is a failure) and the CUDA
-#                 benchmarks; PREBUILT=1 takes the library that is there, such as one built on a machine without a GPU
+#                 benchmarks; PREBUILT=1 takes the library that is there, such as one built on a machine without a GPU;
+#                 WHEELS=FOLDER first installs the packages in it, such as pycocotools, where no package index is
 # make gpu-sanitize  there: compute-sanitizer's memcheck, racecheck, initcheck and synccheck over the tests that draw random
 #                 cases, a few each; gpu-sanitize-memcheck and so on run one
 # make lint       style and types;  make format  rewrites the sources in the project's style
@@ -102,6 +103,9 @@ format: $(VENV)/ready
 GPU_OUT := $(or $(OUT),output)
 gpu-build:
 	mkdir -p $(GPU_OUT)
+ifdef WHEELS
+	$(PYTHON) -m pip install --quiet --no-index --no-deps $(WHEELS)/*.whl
+endif
 ifndef PREBUILT
 	MASKRCNN_OPS_CUDA=1 TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(PYTHON) -c 'import torch; print("%d.%d+PTX" % torch.cuda.get_device_capability())')}" \
 	  $(PYTHON) setup.py --quiet build_ext --inplace
