@@ -72,7 +72,7 @@ def best_classes(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Scores and labels ``[N, P, C]`` of the classes that may pass ``threshold``: of probabilities that sum to one no
     more than its reciprocal do. The background, the first of ``scores [N, P, K]``, is none of them."""
     objects = scores[..., 1:]
-    most = int(1 / threshold) if threshold > 0 else objects.shape[-1]
+    most = max(1, int(1 / threshold)) if threshold > 0 else objects.shape[-1]
     if most < objects.shape[-1]:
         score, label = objects.topk(most, dim=-1)
         return score, label + 1

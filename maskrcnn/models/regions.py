@@ -68,7 +68,7 @@ def _sample(
 
 
 def positive_slots(regions: list[SampledRegions]) -> tuple[Tensor, Tensor]:
-    """Of all images' regions in a row: int64 ``[R]``, those that may be positive, and their labels, IGNORED where a
+    """Of all images' regions in a row: int64 ``[P]``, those that may be positive, and their labels, IGNORED where a
     region is not."""
     labels = torch.cat([r.labels for r in regions])
     first, slots = 0, []

@@ -153,6 +153,23 @@ def test_boxes_are_clipped_to_the_image() -> None:
     assert found["boxes"].tolist() == [[0, 0, 30, 10]]  # 25 - 312.5 and 25 + 312.5, clipped
 
 
+@pytest.mark.parametrize(("threshold", "found"), [(0.0, 3), (0.3, 2), (0.5, 1), (1.0, 0), (2.0, 0)])
+def test_classes_above_the_threshold_are_found(threshold: float, found: int) -> None:
+    """Of a box's three classes, 0.51, 0.31 and 0.12, and of a box without area none."""
+    (detection,) = select_detections(
+        torch.tensor([[[0.06, 0.12, 0.51, 0.31]] * 2]),
+        torch.zeros(1, 2, 16),
+        torch.tensor([[[0.0, 0, 10, 10], [0, 0, 0, 0]]]),
+        [(20, 30)],
+        weights=(10.0, 10.0, 5.0, 5.0),
+        score_threshold=threshold,
+        nms_threshold=0.5,
+        count=5,
+    )
+    assert detection["labels"].tolist() == [2, 3, 1][:found]
+    assert detection["boxes"].tolist() == [[0, 0, 10, 10]] * found
+
+
 def test_a_preset_takes_the_geometry() -> None:
     with torch.device("meta"):
         model = maskrcnn.build_model(
